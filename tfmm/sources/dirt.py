@@ -1,4 +1,4 @@
-"""What is wrong in raw files, and the one rule by which each kind is dropped, repaired, kept or refused. See `RULES_TABLE`.
+"""What is wrong in raw files, and the one rule (`RULES_TABLE`) by which it is dropped, repaired, kept or refused.
 
 Users come from the events, so that no user is unknown. Refused, by a ValueError that names file, row, column, what was
 expected, what came and what to do: no items or interactions file, two of them, a required column missing, two columns
@@ -111,3 +111,8 @@ def nothing_left(kind: str, file: str, findings: Findings) -> ValueError:
         f"{file}: expected at least one {kind} after cleaning, got none ({reasons}). "
         f"Repair the file, or map its columns in dataset.yaml."
     )
+
+
+def likeness(one: str, other: str) -> float:
+    """Returns how alike two names are, from 0 to 1."""
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
