@@ -1,0 +1,124 @@
+"""Encoded pictures -> pixels, the same way inside a graph and for a whole catalogue.
+
+What a picture becomes: RGB, transparency laid on white (as a shop's page does), 16 bits cut to 8, the first frame of an
+animation, and a plain antialiased resize to a square. The aspect is not kept: padding would let the average pooling mix
+in bars that say nothing of the product, and cropping would cut shoes and sleeves. EXIF rotation is not applied.
+
+A header that announces more than `MAX_PIXELS` is refused before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+MAX_PIXELS = 64_000_000
+"""Pixels that one picture may have (192 MB as RGB); 8000 x 8000."""
+
+VERSION = 1
+"""Goes into fingerprints; raise it with any change that alters pixels."""
+
+
+class UnreadablePicture(ValueError):
+    """Bytes that are no picture, a broken one, or one too large to decode."""
+
+
+def decode_pictures(contents: tf.Tensor, *, size: int) -> tf.Tensor:
+    """Returns float32 0..255 `[batch, size, size, 3]` by core ops; `""` gives zeros, which the caller masks.
+
+    Args:
+        contents: string `[batch]`, JPEG, PNG, GIF or BMP.
+        size: pixels a side.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when run, on a picture that is broken or too large.
+    """
+    return tf.map_fn(
+        lambda content: tf.cond(
+            tf.equal(content, ""),
+            lambda: tf.zeros([size, size, 3]),
+            lambda: resize_pixels(_decode_picture(content), size=size),
+        ),
+        contents,
+        fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
+    )
+
+
+def resize_pixels(pixels: tf.Tensor, *, size: int) -> tf.Tensor:
+    """Returns float32 `[size, size, 3]` of uint8 `[height, width, channels]`, channels = L, LA, RGB or RGBA."""
+    sides = tf.shape(pixels)[:2]
+    # A picture eight times too large is thinned first: antialiasing needs all of it as floats, four times the memory.
+    step = tf.maximum(tf.reduce_min(sides) // (4 * size), 1)
+    small = tf.cast(pixels[::step, ::step], tf.float32)
+    resized = tf.image.resize(_on_white(small), [size, size], antialias=True)
+    return tf.clip_by_value(tf.ensure_shape(resized, [size, size, 3]), 0.0, 255.0)
+
+
+def read_with_pillow(content: bytes) -> np.ndarray:
+    """Returns uint8 `[height, width, channels]` of whatever Pillow reads (WebP, TIFF, the first frame of a GIF).
+
+    Raises:
+        UnreadablePicture: no picture, a broken one, or one of more than `MAX_PIXELS`.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UnreadablePicture(
+                    f"Expected at most {MAX_PIXELS} pixels, got {picture.width} x {picture.height}."
+                )
+            if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them.
+                return (np.asarray(picture) >> 8).astype(np.uint8)[..., np.newaxis]
+            return np.asarray(picture.convert("RGBA"))
+    except UnreadablePicture:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise anything from SyntaxError to struct.error on broken files.
+        raise UnreadablePicture(
+            f"Expected a picture, got {len(content)} bytes that Pillow cannot read: {error}"
+        ) from error
+
+
+def _decode_picture(content: tf.Tensor) -> tf.Tensor:
+    pixels = _announced_pixels(content)
+    check = tf.debugging.assert_less_equal(
+        pixels, tf.constant(MAX_PIXELS, tf.int64), f"Expected a picture of at most {MAX_PIXELS} pixels."
+    )
+    with tf.control_dependencies([check] if check is not None else []):
+        # channels=0: what the file has, so that transparency is seen; grey stays one channel.
+        picture = tf.io.decode_image(tf.identity(content), channels=0, expand_animations=False)
+    return tf.ensure_shape(picture, [None, None, None])
+
+
+def _announced_pixels(content: tf.Tensor) -> tf.Tensor:
+    """Returns width x height, int64, from the header of a JPEG, PNG, GIF or BMP; 0 for anything else."""
+
+    def sides(start: int, dtype: tf.DType, *, little_endian: bool) -> tf.Tensor:
+        field = tf.strings.substr(content, start, 2 * dtype.size)
+        return tf.abs(tf.cast(tf.io.decode_raw(field, dtype, little_endian=little_endian), tf.int64))
+
+    def starts_with(signature: bytes) -> tf.Tensor:
+        length = tf.minimum(len(signature), tf.strings.length(content))
+        return tf.equal(tf.strings.substr(content, 0, length), signature)
+
+    readers = [
+        (starts_with(b"\xff\xd8\xff"), lambda: tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.int64)),
+        (starts_with(b"\x89PNG"), lambda: sides(16, tf.int32, little_endian=False)),
+        (starts_with(b"GIF8"), lambda: sides(6, tf.uint16, little_endian=True)),
+        (starts_with(b"BM"), lambda: sides(18, tf.int32, little_endian=True)),
+    ]
+    return tf.reduce_prod(tf.case(readers, default=lambda: tf.zeros([2], tf.int64)))
+
+
+def _on_white(pixels: tf.Tensor) -> tf.Tensor:
+    """Returns RGB `[height, width, 3]` of L, LA, RGB or RGBA, transparency laid on white."""
+    channels = tf.shape(pixels)[2]
+    has_alpha = tf.equal(channels % 2, 0)
+    colour = pixels[..., : channels - tf.cast(has_alpha, tf.int32)]
+    alpha = pixels[..., channels - 1 :] / 255.0
+    # 32-bit BMPs leave the fourth byte unused, all zero: that means opaque.
+    alpha = tf.where(has_alpha & (tf.reduce_max(alpha) > 0), alpha, tf.ones_like(alpha))
+    colour = colour * alpha + 255.0 * (1.0 - alpha)
+    rgb = tf.broadcast_to(colour, tf.concat([tf.shape(pixels)[:2], [3]], 0))
+    return tf.ensure_shape(rgb, [None, None, 3])
