@@ -1,0 +1,53 @@
+"""Raw files -> one frozen, validated `Dataset`: `load` is the only door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+from tfmm.sources import dirt
+from tfmm.sources.dataset import Dataset
+
+SOURCES = ("demo", "folder", "movielens")
+"""What `load` knows."""
+
+
+def load(
+    source: str, *, data_dir: Optional[Path] = None, subset: Optional[str] = None, size: str = "small", seed: int = 0
+) -> Dataset:
+    """Returns the data of one source.
+
+    Args:
+        source: one of `SOURCES`.
+        data_dir: where its files are; `demo` has none, `movielens` does without where there is a network.
+        subset: names one set where `data_dir` holds several (a folder in it); without `data_dir`, the published one.
+        size: of the demo shop: "tiny", "small" or "full".
+        seed: of the demo shop.
+
+    Raises:
+        ValueError: on an unknown source, or files that cannot be used; it says what was expected and what to do.
+    """
+    if source not in SOURCES:
+        raise dirt.unknown("source", source, SOURCES)
+    if source == "demo":
+        return _demo(data_dir, subset, size=size, seed=seed)
+    if source == "movielens":
+        from tfmm.sources import movielens  # only the source that is asked for is imported
+
+        return movielens.load(data_dir, subset=subset)
+    from tfmm.sources import folder
+
+    if data_dir is None:
+        raise ValueError("data_dir: expected a folder with items.* and interactions.*, got none. Give --data_dir DIR.")
+    return folder.load(Path(data_dir) / subset if subset else Path(data_dir))
+
+
+def _demo(data_dir: Optional[Path], subset: Optional[str], *, size: str, seed: int) -> Dataset:
+    if data_dir is not None or subset is not None:
+        raise ValueError(
+            f"demo: expected no data_dir and no subset, since it draws its own data; got data_dir={data_dir}, "
+            f"subset={subset}. Give --source folder (or movielens) to read files."
+        )
+    from tfmm.sources import demo
+
+    return demo.draw(size=size, seed=seed)

@@ -67,14 +67,18 @@ RULES = _rules(RULES_TABLE)
 
 
 def note(findings: Findings, problem: str, count: int, example: str) -> None:
-    """Adds a finding unless `count` is 0; a problem that was noted before in the same list is added to."""
+    """Adds a finding unless `count` is 0; a problem that was noted before in the same file is added to."""
     if count == 0:
         return
     for position, known in enumerate(findings):
-        if known.problem == problem:
+        if known.problem == problem and _file(known.example) == _file(example):
             findings[position] = Finding(problem, known.action, known.count + int(count), known.example)
             return
     findings.append(Finding(problem, RULES[problem], int(count), example))
+
+
+def _file(example: str) -> str:
+    return example.split(" row ")[0]
 
 
 def shown(value: object) -> str:
