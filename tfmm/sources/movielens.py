@@ -1,9 +1,10 @@
-"""MovieLens as published -> `Dataset`: every rating is an event, movies have text, genres, year and decade, maybe posters.
+"""MovieLens as published -> `Dataset`: every rating is an event; movies have text, genres, year, decade, maybe posters.
 
 Layouts (GroupLens, https://grouplens.org/datasets/movielens/; Harper and Konstan, 2015):
 
     latest-small, latest, 20M, 25M, 32M   ratings.csv movies.csv (links.csv and tags.csv are not read)
-                                          besides, where there are: overviews.csv (movieId, overview), posters/<movieId>.jpg
+                                          and, where there are, overviews.csv (movieId, overview) and
+                                          posters/<movieId>.jpg
     100K                                  u.data u.item u.genre u.user
     1M, 10M                               ratings.dat movies.dat users.dat (10M has no users)
 
@@ -27,7 +28,7 @@ from tfmm.sources import attributes, cleaning, columns, delimited, dirt, folder,
 from tfmm.sources.dataset import Dataset, Items, Media, Users
 from tfmm.sources.delimited import CsvFormat
 from tfmm.sources.mapping import InteractionColumns
-from tfmm.sources.tables import Table, from_arrow
+from tfmm.sources.tables import Table
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Published:
 
 
 def load(data_dir: Optional[Path], *, subset: Optional[str] = None) -> Dataset:
-    """Returns one MovieLens set, read from its published files, or through tensorflow-datasets where no folder is given.
+    """Returns one MovieLens set, read from its published files, or through tensorflow-datasets without a folder.
 
     Raises:
         ValueError: where the folder holds none of the layouts.
@@ -198,8 +199,7 @@ def _people(table: Table) -> Table:
 def dataset(published: Published, findings: dirt.Findings) -> Dataset:
     """Returns the published tables as clean items, users and events."""
     items = _items(published, findings)
-    events, user_ids, event_types = cleaning.events(published.ratings, _ROLES, items.ids, findings)
-    del event_types  # there is one, "interaction" by default; its name here is the field's
+    events, user_ids, _ = cleaning.events(published.ratings, _ROLES, items.ids, findings)
     users = _users(published.users, user_ids, findings)
     _log.info("movielens: %d users, %d movies, %d ratings", len(users), len(items), len(events))
     return Dataset("movielens", items, users, events, event_types=("rating",), findings=tuple(findings))
@@ -284,8 +284,3 @@ def _users(table: Optional[Table], user_ids: np.ndarray, findings: dirt.Findings
     table, known = cleaning.unique_rows(table, "userId", findings, **problems)
     kinds = {attributes.CATEGORICAL: ["gender", "age", "occupation"], attributes.NUMERIC: []}
     return Users(user_ids, folder.context(table, known, user_ids, kinds))
-
-
-def from_columns(name: str, told: pa.Table) -> Table:
-    """Returns a table that stands in no file; its examples say `name`."""
-    return from_arrow(Path(name), told, first_row=1)
