@@ -88,15 +88,18 @@ class AttributeVocabulary:
         numeric = tuple(NumericStatistics(**statistics) for statistics in raw["numeric"])
         return cls(tuple(raw["fields"]), tuple(raw["terms"]), numeric)
 
-    def token_table(self, categorical: Mapping[str, Ragged], *, max_values: Optional[int] = None) -> np.ndarray:
+    def token_table(
+        self, categorical: Mapping[str, Ragged], *, max_values: Optional[int] = None, num_rows: Optional[int] = None
+    ) -> np.ndarray:
         """Returns int32 `[num_rows, num_fields, max_values]`, 0 where there is nothing.
 
         Args:
             categorical: field -> values of each row; fields that training did not have are passed over, fields that
                 are not here have no values.
             max_values: kept of each field and row; by default the most that any has.
+            num_rows: needed where `categorical` may be empty.
         """
-        rows = _num_rows(categorical)
+        rows = _num_rows(categorical) if num_rows is None else num_rows
         ids = self._ids()
         columns = {field: self._tokens(field, categorical[field], ids) for field in self.fields if field in categorical}
         widest = max((int(tokens.lengths.max(initial=0)) for tokens in columns.values()), default=0)
@@ -120,9 +123,8 @@ class AttributeVocabulary:
             if statistics.field in numeric:
                 raw = _finite_or_nan(numeric[statistics.field])
                 squashed = _squash(raw) if statistics.skewed else raw
-                table[:, column] = np.clip(
-                    (squashed - statistics.mean) / statistics.deviation, -_LARGEST, _LARGEST
-                )  # clip keeps NaN
+                standard = (squashed - statistics.mean) / statistics.deviation
+                table[:, column] = np.clip(standard, -_LARGEST, _LARGEST)  # keeps NaN
         return table
 
     def _ids(self) -> dict[str, int]:

@@ -219,8 +219,8 @@ def _imagenet_application(kind: str, size: int) -> tf.keras.Model:
     except Exception as error:  # Keras wraps whatever the download met in a bare Exception.
         raise RuntimeError(
             f"The ImageNet weights of {kind} could not be downloaded ({error}). Without a network use kind 'lite0', "
-            "whose weights come with the installation, give the path of a Keras weights file as `weights`, copy the file to "
-            "~/.keras/models, or say weights='random'."
+            "whose weights come with the installation, give the path of a Keras weights file as `weights`, copy that "
+            "file to ~/.keras/models, or say weights='random'."
         ) from error
 
 

