@@ -33,7 +33,7 @@ def unique_rows(
         differs: the problem of those among them that say something else than the first; None = not told apart.
     """
     row_codes, ids = columns.codes(table[column])
-    table.note(findings, "space around an id", columns.has_spaces(table[column]), column)
+    table.note(findings, "space around an id", columns.has_spaces(table[column]) & (row_codes >= 0), column)
     table.note(findings, nameless, row_codes < 0, column)
     named = row_codes >= 0
     positions = np.flatnonzero(named)
@@ -98,8 +98,9 @@ def _frame(
     """Returns every row as numbers (the index is its position in the table), the user ids and the event types."""
     num_rows = len(table)
     user, users = columns.codes(table[str(roles.user)])
-    for name in (str(roles.user), str(roles.item)):
-        table.note(findings, "space around an id", columns.has_spaces(table[name]), name)
+    item = item_rows(table[str(roles.item)], item_ids)
+    for name, filled in ((str(roles.user), user >= 0), (str(roles.item), item != _EMPTY)):
+        table.note(findings, "space around an id", columns.has_spaces(table[name]) & filled, name)
     time, late = np.arange(num_rows), np.zeros(num_rows, dtype=bool)
     if roles.time:
         time, late = columns.times(table[roles.time])
@@ -111,7 +112,6 @@ def _frame(
         value, wrong = columns.numbers(table[roles.value])
         table.note(findings, "value that is not a number", wrong, roles.value)
         value = np.where(np.isnan(value), 1, value)
-    item = item_rows(table[str(roles.item)], item_ids)
     frame = {"user": user, "item": item, "time": time, "late": late, "event": event, "value": value.astype(np.float32)}
     return pd.DataFrame(frame), users, types
 

@@ -19,8 +19,8 @@ from tfmm.sources.dataset import Media
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 89_478_485  # Pillow's own limit for what it calls a decompression bomb
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP")
-_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
-_TAIL_BYTES = 4096
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL_BYTES = 64  # what follows a whole picture is a few bytes, if any
 
 Source = Union[bytes, Path]
 NOT_FOUND = "{} file not found"
@@ -119,6 +119,8 @@ def _ends_well(file: BinaryIO, kind: str) -> bool:
     file.seek(position)
     if kind == "WEBP":
         return int.from_bytes(head[4:8], "little") + 8 <= size
+    if kind == "GIF":
+        return tail.rstrip(b"\0\r\n ").endswith(b";")
     return kind in _ENDS and _ENDS[kind] in tail
 
 
