@@ -1,7 +1,7 @@
 """Results in; `report.json` and a self-contained `index.html` with plots and a picture gallery, out.
 
 `report.json` holds `schema_version`, `dataset`, `protocol`, `models`, `ablations` and `timings` (seconds), and where
-there are any: `comparisons`, `attainable`, `by_k`, `curves`, `findings`, `configuration` and `reproduce`. A statistic is
+there are any: `comparisons`, `attainable`, `by_k`, `curves`, `findings`, `configuration`, `reproduce`. A statistic is
 `{"mean": x, "ci95": [low, high], "n": queries}` everywhere; `ci95` and `n` may be left out where they make no sense
 (coverage).
 """

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from tfmm.report import plots, text
-from tfmm.report.contract import MODELS, ablation_groups
+from tfmm.report.contract import MODELS, OPTIONAL, ablation_groups
 from tfmm.report.gallery import GalleryRow, thumbnail
 
 OURS = "retrieval+reranker"
@@ -18,6 +18,7 @@ _PRIMARY = "ndcg@10"
 _BASELINES = ("popularity", "recent_popularity", "item_knn", "ease")
 _STAGES = tuple(name for name in MODELS if name not in _BASELINES)
 _FOLDER = Path(__file__).parent
+_ELSEWHERE = ("hit_rate", "precision")  # near recall; they stand in the table of all metrics
 _SHOWN = 12  # items of a history
 
 
@@ -33,7 +34,7 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
     environment.filters.update(plain=text.plain, label=_label, thumbnail=thumbnail)
     models = in_order(report["models"])
     return environment.get_template("page.html").render(
-        report=report,
+        report={**dict.fromkeys(OPTIONAL), **report},
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         figures=key_figures(report),
         verdicts=[_verdict(comparison) for comparison in report.get("comparisons", [])],
@@ -75,7 +76,9 @@ def table(models: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
 def headline(report: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the table of the metrics at the main k, with the attainable as its last row where it is known."""
     cut = _PRIMARY[_PRIMARY.index("@") :]
-    metrics = sorted({name for model in models.values() for name in model["metrics"] if name.endswith(cut)}, key=_place)
+    known = {name for model in models.values() for name in model["metrics"]}
+    main = [name for name in known if name.endswith(cut) and name.split("@")[0] not in _ELSEWHERE]
+    metrics = sorted(main, key=_place)
     shown = table(models, metrics)
     attainable = {name: value for name, value in report.get("attainable", {}).items() if name != "share"}
     if attainable:
@@ -90,25 +93,34 @@ def key_figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
     if ours is None:
         return []
     places = text.decimals([ours["mean"]])
-    ends = text.interval(ours.get("ci95"), places)
-    figures = [{"value": text.number(ours["mean"], places), "name": f"{_PRIMARY} of {OURS}", "note": ends}]
-    share = report.get("attainable", {}).get("share")
-    if share is not None:
-        figures.append(
-            {
-                "value": f"{share:.0%}",
-                "name": f"of the attainable {_PRIMARY}",
-                "note": "what the best possible ranking reaches is 100%",
-            }
-        )
-    baselines = {name: _mean(model, _PRIMARY) for name, model in report["models"].items() if name in _BASELINES}
-    name, best = max(baselines.items(), key=lambda pair: pair[1])
-    if best > 0:
-        note = f"{name}, {text.number(best, text.decimals([best]))}"
-        figures.append({"value": f"{ours['mean'] / best:.2f}×", "name": "the best baseline", "note": note})
+    first = _figure(text.number(ours["mean"], places), f"{_PRIMARY} of {OURS}", text.interval(ours.get("ci95"), places))
+    figures = [first, *_share_figure(report.get("attainable", {})), *_ratio_figure(report["models"], ours["mean"])]
     if ours.get("n"):
-        figures.append({"value": f"{ours['n']:,}", "name": "test queries", "note": "intervals are 95%, over queries"})
+        figures.append(_figure(f"{ours['n']:,}", "test queries", "intervals are 95%, over queries"))
     return figures
+
+
+def _share_figure(attainable: Mapping[str, Any]) -> list[dict[str, str]]:
+    if attainable.get("share") is None:
+        return []
+    ceiling = attainable.get(_PRIMARY, {}).get("mean")
+    note = (
+        "" if ceiling is None else f"the best possible ranking reaches {text.number(ceiling, text.decimals([ceiling]))}"
+    )
+    return [_figure(f"{attainable['share']:.0%}", f"of the attainable {_PRIMARY}", note)]
+
+
+def _ratio_figure(models: Mapping[str, Any], ours: float) -> list[dict[str, str]]:
+    means = {name: models[name]["metrics"].get(_PRIMARY, {}).get("mean", 0.0) for name in _BASELINES if name in models}
+    name = max(means, key=lambda baseline: means[baseline])
+    if means[name] <= 0:
+        return []
+    note = f"{name} has {text.number(means[name], text.decimals([means[name]]))}"
+    return [_figure(f"{ours / means[name]:.2f}×", "the best baseline", note)]
+
+
+def _figure(value: str, name: str, note: str) -> dict[str, str]:
+    return {"value": value, "name": name, "note": note}
 
 
 def _cell(statistic: Mapping[str, Any] | None, places: int, best: float | None) -> dict[str, Any]:
@@ -120,10 +132,6 @@ def _cell(statistic: Mapping[str, Any] | None, places: int, best: float | None) 
 
 def _means(models: Mapping[str, Any], metric: str) -> list[float]:
     return [model["metrics"][metric]["mean"] for model in models.values() if metric in model["metrics"]]
-
-
-def _mean(model: Mapping[str, Any], metric: str) -> float:
-    return model["metrics"].get(metric, {"mean": 0.0})["mean"]
 
 
 def _describes(metric: str) -> bool:

@@ -45,6 +45,7 @@ _STYLE = {
     "grid.color": _GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
+    "axes.prop_cycle": mpl.cycler(color=[_INK]),  # what no call colours
 }
 
 
@@ -151,7 +152,7 @@ def _curve(axes: Axes, name: str, values: np.ndarray) -> None:
     axes.set_title(name, loc="left", fontsize=10.5)
     if not np.isnan(values).all():
         best = int(np.nanargmin(values) if "loss" in name else np.nanargmax(values))
-        axes.plot(epochs[best], values[best], "o", ms=8, mfc="none", mec=_INK, mew=1.4)
+        axes.plot(epochs[best], values[best], "o", color=_INK, ms=8, mfc="none", mew=1.4)
         label = f"best {text.number(values[best], text.decimals(values[~np.isnan(values)]))} in epoch {best + 1}"
         axes.set_title(label, loc="right", fontsize=9.5, color=_MUTED)
 
@@ -198,7 +199,10 @@ def _svg(figure: Figure, description: str) -> str:
     svg = out.getvalue().decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'font: ([\d.]+px)[^;"]*', r"font-size: \1", svg)
+    referenced = set(re.findall(r'href="#([^"]+)|url\(#([^)]+)', svg))
+    kept = {name for pair in referenced for name in pair}
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in kept else "", svg)  # figures share names
+    svg = re.sub(r'font-family: [^;"]*;?', "", re.sub(r'font: ([\d.]+px)[^;"]*', r"font-size: \1", svg))
     svg = re.sub(r"#0101(\d\d)", lambda found: f"var(--series-{int(found[1])})", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
