@@ -44,6 +44,7 @@ class Media:
 
     @classmethod
     def missing(cls, num_rows: int) -> Media:
+        """Returns a value with nothing in any row."""
         return cls(np.full(num_rows, None, dtype=object))
 
     @property
@@ -234,7 +235,7 @@ def _check_events(dataset: Dataset) -> None:
     limits = {"user": len(dataset.users), "item": len(dataset.items), "event": len(dataset.event_types)}
     for name, limit in limits.items():
         rows = getattr(events, name)
-        if len(rows) and not (0 <= rows.min() and rows.max() < limit):
+        if len(rows) and (rows.min() < 0 or rows.max() >= limit):
             raise ValueError(f"Expected interactions.{name} within 0..{limit - 1}, got {rows.min()}..{rows.max()}.")
     same_user = events.user[1:] == events.user[:-1]
     if np.any(events.user[1:] < events.user[:-1]) or np.any(same_user & (np.diff(events.time) < 0)):

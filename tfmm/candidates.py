@@ -1,0 +1,334 @@
+"""Queries -> candidates and their features -> labelled example lists for the reranker.
+
+`Candidates` is one value of core TF ops that the training of the reranker, the evaluation and the exported model all
+call, so that a list looks the same to each of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from tfmm import closed_form, schema
+from tfmm.features import ID, ItemFeatures
+from tfmm.index import NEVER, ItemIds, forbid, scatter_neighbours, top_k
+from tfmm.ragged import Ragged
+from tfmm.records import ExampleLists
+from tfmm.retrieval import Retriever
+from tfmm.sources.dataset import Interactions
+from tfmm.splits import Queries
+from tfmm.towers import unit
+
+Tensors = dict[str, tf.Tensor]
+_DAY = 86_400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidatesConfig:
+    """Which items are handed to the reranker.
+
+    Attributes:
+        retrieved: the nearest in the towers' space.
+        co_visited: further ones by closed-form item-item weights, which see what a vector of a few numbers cannot.
+        neighbours: item-item weights that are kept of each item.
+        decay: how much less each older item of the history counts in item-item scores and in similarities.
+        half_life_days: of recent popularity.
+    """
+
+    retrieved: int = 100
+    co_visited: int = 50
+    neighbours: int = 100
+    decay: float = 0.8
+    half_life_days: float = 14.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Behaviour:
+    """What shoppers' events say of items, counted over the same events that the retriever trained on.
+
+    Attributes:
+        neighbours: `[num_items, k]` int32 rows, -1 = padding, and `[num_items, k]` weights.
+        popularity: `[num_items]`.
+        recent: `[num_items]`, recent events counting more.
+        launched: `[num_items]` int64 seconds, 0 = unknown.
+    """
+
+    neighbours: tuple[np.ndarray, np.ndarray]
+    popularity: np.ndarray
+    recent: np.ndarray
+    launched: np.ndarray
+
+
+def behaviour(
+    events: Interactions, launched: np.ndarray, *, item_item: np.ndarray, config: CandidatesConfig
+) -> Behaviour:
+    """Returns what the events say.
+
+    Args:
+        events: that the retriever trained on, and no later ones.
+        launched: `[num_items]` int64 seconds.
+        item_item: `[num_items, num_items]` weights of `closed_form.ease` or `closed_form.item_knn`.
+        config: how much is kept.
+    """
+    num_items = len(launched)
+    now = int(events.time.max())
+    return Behaviour(
+        neighbours=closed_form.top_neighbours(item_item, min(config.neighbours, num_items)),
+        popularity=closed_form.popularity(events.item, num_items=num_items),
+        recent=closed_form.recent_popularity(
+            events.item, events.time, now=now, half_life_days=config.half_life_days, num_items=num_items
+        ),
+        launched=launched,
+    )
+
+
+class Candidates(tf.Module):
+    """Retrieval over one corpus, and what the reranker reads of each candidate.
+
+    Attributes:
+        feature_names: of the last axis of `features`.
+    """
+
+    def __init__(
+        self,
+        retriever: Retriever,
+        items: ItemFeatures,
+        known: Behaviour,
+        config: CandidatesConfig,
+        *,
+        ids: np.ndarray,
+        event_types: tuple[str, ...],
+    ) -> None:
+        """Computes once what is the same for every query.
+
+        Args:
+            retriever: trained.
+            items: what it trained on.
+            known: what the same events say of the items.
+            config: how many candidates.
+            ids: `[num_items]` item ids.
+            event_types: names on the wire, weakest first.
+        """
+        super().__init__(name="candidates")
+        self.config, self.retriever = config, retriever
+        self.item_ids = ItemIds(ids)
+        pairs = tf.lookup.KeyValueTensorInitializer(
+            tf.constant(event_types), tf.range(len(event_types), dtype=tf.int64)
+        )
+        self._event_types = tf.lookup.StaticHashTable(pairs, 0)
+        self.size = config.retrieved + config.co_visited
+        table = retriever.corpus_vectors()
+        corpus = {name: column[:-1] for name, column in retriever.columns.items()}
+        modal = unit(retriever.candidate_tower.project(corpus)) * tf.cast(corpus["present"], tf.float32)[..., None]
+        self.table = _frozen(table, "table")
+        self.corpus = _frozen(unit(table), "corpus")
+        self.modal = _frozen(modal, "modal")  # [num_items, modalities, dim]
+        self.neighbours = tuple(_frozen(part, "neighbours") for part in known.neighbours)
+        self.launched = _frozen(known.launched, "launched")
+        self.static = _frozen(_static_features(known, items), "static")
+        modalities = [name for name in retriever.candidate_tower.modalities if name != ID]
+        self._modal_columns = [retriever.candidate_tower.modalities.index(name) for name in modalities]
+        self.feature_names = (
+            *("retrieval", "retrieval_in_list", "co_visited", "co_visited_last", "age_of_launch", "history_length"),
+            *(f"{name}_like_history" for name in modalities),
+            *(f"{name}_like_last" for name in modalities),
+            *("popularity", "recent_popularity"),
+            *(s.field for s in items.vocabulary.numeric),
+        )
+
+    def encode_query(self, query: Tensors) -> Tensors:
+        """Returns the query with `rows` `[batch, length]` of its newest known items, left-aligned, and its `vector`.
+
+        Args:
+            query: tensors of `schema.query_signature()`.
+        """
+        ids = query[schema.HISTORY]
+        rows = self.item_ids.rows(ids)
+        length = self.retriever.towers.max_length
+        columns = (rows, _like(query[schema.HISTORY_TIMES], ids, 0), self._event_rows(query, ids))
+        known = rows >= 0
+        rows, times, events = (_newest(column, known, length) for column in columns)
+        rows = tf.where(tf.sequence_mask(tf.minimum(_count(known), length), tf.shape(rows)[1]), rows, -1)
+        vector = self.retriever.embed_queries(self.table, rows, times, events, query[schema.CONTEXT])
+        return {**query, "rows": rows, "vector": vector, "seen": self.item_ids.rows(ids)}
+
+    def _event_rows(self, query: Tensors, ids: tf.Tensor) -> tf.Tensor:
+        """Returns int32 event types, one a history item; the weakest, 0, for "" and unknown names."""
+        return tf.cast(self._event_types.lookup(_like(query[schema.HISTORY_EVENTS], ids, "")), tf.int32)
+
+    def retrieve(self, query: Tensors, *, k: int, allowed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns scores and rows `[batch, k]` by the towers alone, best first, -1 = padding."""
+        scores = self._scores(query, allowed)
+        return top_k(scores, k)
+
+    def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
+        _, near = self.retrieve(query, k=self.config.retrieved, allowed=allowed)
+        co_visited = self._forbid(self._co_visits(query["rows"], self._importance(query["rows"])), query, allowed)
+        _, further = top_k(forbid(tf.where(co_visited > 0, co_visited, NEVER), near), self.config.co_visited)
+        return tf.concat([near, further], axis=1)
+
+    def features(self, query: Tensors, rows: tf.Tensor) -> Tensors:
+        """Returns what the scorer reads.
+
+        Args:
+            query: of `encode_query`.
+            rows: `[batch, list_size]` candidates, -1 = padding.
+
+        Returns:
+            `example` `[batch, list_size, features]` in the order of `feature_names`; `item` `[batch, list_size, dim]`;
+            `query` `[batch, dim]`; `mask` `[batch, list_size]`.
+        """
+        mask, safe = rows >= 0, tf.maximum(rows, 0)
+        item = tf.gather(self.corpus, safe)
+        near = tf.einsum("bd,bcd->bc", query["vector"], item) / self.retriever.config.temperature
+        history, importance = query["rows"], self._importance(query["rows"])
+        newest = tf.cast(importance == 1.0, tf.float32)
+        columns = [
+            near,
+            _standardised(near, mask),
+            tf.gather(self._co_visits(history, importance), safe, batch_dims=1),
+            tf.gather(self._co_visits(history, newest), safe, batch_dims=1),
+            self._age(query, safe),
+            tf.broadcast_to(tf.math.log1p(_count(history >= 0, tf.float32))[:, tf.newaxis], tf.shape(near)),
+        ]
+        likeness = [self._like_history(history, weights, safe) for weights in (importance, newest)]
+        example = tf.concat([tf.stack(columns, axis=-1), *likeness, tf.gather(self.static, safe)], axis=-1)
+        example = tf.where(mask[..., tf.newaxis], example, 0.0)
+        return {"example": example, "item": item, "query": query["vector"], "mask": mask}
+
+    def _scores(self, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:
+        scores = tf.matmul(query["vector"], self.corpus, transpose_b=True) / self.retriever.config.temperature
+        return self._forbid(scores, query, allowed)
+
+    def _forbid(self, scores: tf.Tensor, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:
+        scores = forbid(forbid(scores, query["seen"]), self.item_ids.rows(query[schema.EXCLUDE]))
+        return scores if allowed is None else tf.where(allowed, scores, NEVER)
+
+    def _importance(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, length]`: decay**age, 1 for the newest item, 0 for padding."""
+        age = _count(rows >= 0)[:, tf.newaxis] - 1 - tf.range(tf.shape(rows)[1])
+        return tf.where(rows >= 0, self.config.decay ** tf.cast(tf.maximum(age, 0), tf.float32), 0.0)
+
+    def _co_visits(self, rows: tf.Tensor, importance: tf.Tensor) -> tf.Tensor:
+        return scatter_neighbours(*self.neighbours, rows, importance)
+
+    def _like_history(self, history: tf.Tensor, importance: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, list_size, modalities]`: cosine of each candidate to the history's weighted mean."""
+        modal = tf.gather(self.modal, self._modal_columns, axis=1)
+        mean = unit(tf.einsum("bl,blmd->bmd", importance, tf.gather(modal, tf.maximum(history, 0))))
+        return tf.einsum("bmd,bcmd->bcm", mean, tf.gather(modal, candidates))
+
+    def _age(self, query: Tensors, rows: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, list_size]`: log of the days since launch; 0 where either time is unknown."""
+        asked, launched = query[schema.QUERY_TIME][:, tf.newaxis], tf.gather(self.launched, rows)
+        days = tf.cast(tf.maximum(asked - launched, 0), tf.float32) / _DAY
+        return tf.where((asked > 0) & (launched > 0), tf.math.log1p(days), 0.0)
+
+
+def wire_queries(
+    queries: Queries, ids: np.ndarray, event_types: tuple[str, ...], context: Ragged
+) -> dict[str, Ragged | np.ndarray]:
+    """Returns the queries as they go over the wire: names of `schema.query_spec()` -> one value or row a query."""
+    names = np.array(event_types, dtype=object)
+    return {
+        schema.HISTORY: Ragged(ids[queries.history.values], queries.history.offsets),
+        schema.HISTORY_TIMES: queries.times,
+        schema.HISTORY_EVENTS: Ragged(names[queries.events.values], queries.events.offsets),
+        schema.QUERY_TIME: queries.time,
+        schema.CONTEXT: context.take(queries.user),
+    }
+
+
+def dense_wire(wire: dict[str, Ragged | np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+    """Returns some of the queries as padded arrays that match `schema.query_signature()`."""
+    result = {}
+    for name, spec in schema.query_signature().items():
+        fill: object = "" if spec.dtype == tf.string else 0
+        column = wire.get(name)
+        if isinstance(column, Ragged):
+            part = column.take(np.arange(len(column))[rows])
+            width = max(1, int(part.lengths.max(initial=0)))
+            result[name] = Ragged(part.values.astype(spec.dtype.as_numpy_dtype), part.offsets).to_dense(
+                width, fill=fill
+            )
+        elif column is not None:
+            result[name] = column[rows]
+        else:
+            count = len(wire[schema.QUERY_TIME][rows])
+            shape = (count,) if spec.shape.rank == 1 else (count, 0)
+            result[name] = np.full(shape, fill, spec.dtype.as_numpy_dtype)
+    return result
+
+
+def example_lists(
+    candidates: Candidates,
+    queries: Queries,
+    wire: dict[str, Ragged | np.ndarray],
+    ids: np.ndarray,
+    *,
+    batch_size: int = 128,
+) -> ExampleLists:
+    """Returns each query's pool, labelled 1 where an item is a target; queries whose pool has no target are left out.
+
+    Args:
+        candidates: of a retriever that trained on nothing as late as the queries.
+        queries: with their targets.
+        wire: the same, of `wire_queries`.
+        ids: `[num_items]` item ids.
+        batch_size: queries at a time.
+    """
+    pool = tf.function(lambda query: candidates.pool(candidates.encode_query(query)), reduce_retracing=True)
+    found = []
+    for start in range(0, len(queries), batch_size):
+        batch = dense_wire(wire, slice(start, start + batch_size))
+        found.append(pool({name: tf.constant(value) for name, value in batch.items()}).numpy())
+    rows = np.concatenate(found)
+    targets = queries.targets
+    answers = np.zeros((len(queries), len(ids)), dtype=bool)
+    answers[targets.row_numbers, targets.values] = True
+    labels = answers[np.arange(len(rows))[:, np.newaxis], rows] & (rows >= 0)
+    kept = np.flatnonzero(labels.any(axis=1))
+    lists = Ragged.from_rows([row[row >= 0] for row in rows[kept]], np.int64)
+    flat = np.concatenate([label[row >= 0] for label, row in zip(labels[kept], rows[kept])] or [np.zeros(0)])
+    taken = {name: c.take(kept) if isinstance(c, Ragged) else c[kept] for name, c in wire.items()}
+    return ExampleLists(items=Ragged(ids[lists.values], lists.offsets), labels=flat.astype(np.float32), query=taken)
+
+
+def _frozen(value: object, name: str) -> tf.Variable:
+    return tf.Variable(value, trainable=False, name=name)
+
+
+def _static_features(known: Behaviour, items: ItemFeatures) -> np.ndarray:
+    """Returns `[num_items, 2 + numbers]`: what of an item is the same in every list."""
+    numeric = np.nan_to_num(items.columns["numeric"][:-1])
+    counts = np.stack([np.log1p(known.popularity), np.log1p(known.recent)], axis=1)
+    return np.concatenate([counts, numeric], axis=1).astype(np.float32)
+
+
+def _count(mask: tf.Tensor, dtype: tf.DType = tf.int32) -> tf.Tensor:
+    """Returns `[batch]`: how many are True in each row."""
+    return tf.reduce_sum(tf.cast(mask, dtype), axis=-1)
+
+
+def _standardised(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Returns the values at mean 0 and deviation 1 within each list."""
+    weight = tf.cast(mask, tf.float32)
+    count = tf.maximum(tf.reduce_sum(weight, axis=-1, keepdims=True), 1.0)
+    centred = values - tf.reduce_sum(values * weight, axis=-1, keepdims=True) / count
+    deviation = tf.sqrt(tf.reduce_sum(tf.square(centred) * weight, axis=-1, keepdims=True) / count)
+    return tf.math.divide_no_nan(centred, deviation)
+
+
+def _newest(column: tf.Tensor, keep: tf.Tensor, length: int) -> tf.Tensor:
+    """Returns the newest `length` kept values of each row, left-aligned, padded with 0."""
+    return tf.ragged.boolean_mask(column, keep)[:, -length:].to_tensor()
+
+
+def _like(column: tf.Tensor, ids: tf.Tensor, fill: object) -> tf.Tensor:
+    """Returns the column cut or padded on the right to the width of the history; a column left out is all `fill`."""
+    width = tf.shape(ids)[1]
+    missing = tf.maximum(0, width - tf.shape(column)[1])
+    return tf.pad(column, [[0, 0], [0, missing]], constant_values=fill)[:, :width]

@@ -1,0 +1,158 @@
+"""Example lists -> a listwise scorer, trained with TF-Ranking's losses and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import tensorflow as tf
+import tensorflow_ranking as tfr
+
+from tfmm.candidates import Candidates, Tensors
+from tfmm.progress import counter
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RerankingConfig:
+    """The scorer's shape and training.
+
+    Attributes:
+        loss: any of TF-Ranking's, by its name there: "softmax_loss", "approx_ndcg_loss", "list_mle_loss", ...
+        epochs: at most.
+        patience: epochs without a better validation NDCG@10 before training stops.
+        batch_size: lists a step.
+        learning_rate: of AdamW.
+        width: of the scorer's layers.
+        layers: of self-attention across the list.
+        heads: of each.
+        dropout: in the scorer.
+    """
+
+    loss: str = "softmax_loss"
+    epochs: int = 20
+    patience: int = 4
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    width: int = 64
+    layers: int = 1
+    heads: int = 2
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        names = sorted(tfr.keras.losses.RankingLossKey.all_keys())
+        if self.loss not in names:
+            raise ValueError(f"Expected reranking.loss to be one of {', '.join(names)}, got {self.loss!r}.")
+
+
+class ListwiseScorer(tf.keras.Model):
+    """Scores `[batch, list_size]` of a list whose members see one another (Pang et al. 2020, SetRank).
+
+    The retrieval score is a term of the outcome from the start, and the rest starts at zero: untrained, the scorer
+    keeps the order in which the towers retrieved.
+    """
+
+    def __init__(self, config: RerankingConfig) -> None:
+        super().__init__(name="listwise_scorer")
+        self.normalise = tf.keras.layers.Normalization(name="normalise")
+        self.match = tf.keras.layers.Dense(config.width, name="match")
+        self.enter = tf.keras.layers.Dense(config.width, activation="gelu", name="enter")
+        self.blocks = [_ListBlock(config, name=f"block_{i}") for i in range(config.layers)]
+        self.leave = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="leave")
+        self.drop = tf.keras.layers.Dropout(config.dropout)
+
+    def build(self, shape: object) -> None:
+        self.trust = self.add_weight(name="trust", shape=[], initializer="ones")
+        super().build(shape)
+
+    def call(self, features: Tensors, training: bool = False) -> tf.Tensor:
+        """Returns logits `[batch, list_size]`; what stands in padding never changes the others'."""
+        example, mask = features["example"], features["mask"]
+        numbers = tf.clip_by_value(self.normalise(example), -5.0, 5.0)
+        match = self.match(features["item"] * features["query"][:, tf.newaxis])
+        x = self.enter(self.drop(tf.concat([numbers, match], axis=-1), training=training))
+        for block in self.blocks:
+            x = block(x, mask, training=training)
+        return self.trust * example[..., 0] + tf.squeeze(self.leave(x), axis=-1)
+
+
+class _ListBlock(tf.keras.layers.Layer):
+    """Pre-norm self-attention across the list, and a feed-forward layer."""
+
+    def __init__(self, config: RerankingConfig, *, name: str) -> None:
+        super().__init__(name=name)
+        self.norms = [tf.keras.layers.LayerNormalization() for _ in range(2)]
+        self.attention = tf.keras.layers.MultiHeadAttention(config.heads, config.width // config.heads)
+        self.up = tf.keras.layers.Dense(2 * config.width, activation="gelu")
+        self.down = tf.keras.layers.Dense(config.width)
+        self.drop = tf.keras.layers.Dropout(config.dropout)
+
+    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns `[batch, list_size, width]`."""
+        normed = self.norms[0](x)
+        attended = self.attention(normed, normed, attention_mask=mask[:, tf.newaxis, :])
+        x += self.drop(attended, training=training)
+        return x + self.drop(self.down(self.up(self.norms[1](x))), training=training)
+
+
+def featurise(lists: tf.data.Dataset, candidates: Candidates) -> tf.data.Dataset:
+    """Returns batches of (what the scorer reads, labels `[batch, list_size]`), computed once and kept in memory.
+
+    Args:
+        lists: of `pipelines.example_list_batches`.
+        candidates: whose lists they are.
+    """
+
+    def one(features: Tensors, labels: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
+        rows = candidates.item_ids.rows(features["item_id"])
+        read = candidates.features(candidates.encode_query(features), rows)
+        return read, tf.where(read["mask"], labels, -1.0)
+
+    return lists.map(one).cache()
+
+
+def fit(
+    scorer: ListwiseScorer,
+    config: RerankingConfig,
+    *,
+    train: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    directory: Path,
+) -> dict[str, list[float]]:
+    """Returns the training curves, after `scorer` holds the weights of its best validation epoch.
+
+    Epoch 0 is the retrieval order itself, so that a scorer which never beats it stays it.
+
+    Args:
+        scorer: trained in place.
+        config: how.
+        train: of `featurise`.
+        validation: likewise; chooses the epoch by NDCG@10.
+        directory: of the best weights.
+    """
+    scorer.normalise.adapt(train.map(lambda features, _: tf.boolean_mask(features["example"], features["mask"])))
+    scorer.compile(
+        optimizer=tf.keras.optimizers.AdamW(config.learning_rate, weight_decay=1e-4, clipnorm=1.0),
+        loss=tfr.keras.losses.get(config.loss),
+        metrics=[tfr.keras.metrics.get("ndcg", topn=10, name="ndcg@10")],
+    )
+    best = directory / "best.weights.h5"
+    directory.mkdir(parents=True, exist_ok=True)
+    curves: dict[str, list[float]] = {"loss": [], "validation ndcg@10": []}
+    with counter("training the reranker", total=config.epochs) as advance:
+        for epoch in range(config.epochs + 1):
+            if epoch:
+                curves["loss"].append(scorer.fit(train, epochs=1, verbose=0).history["loss"][-1])
+                advance(1)
+            value = scorer.evaluate(validation, verbose=0, return_dict=True)["ndcg@10"]
+            curves["validation ndcg@10"].append(float(value))
+            _log.info("epoch %d: validation ndcg@10 within the lists %.4f", epoch, value)
+            gain = curves["validation ndcg@10"]
+            if max(gain) == gain[-1]:
+                scorer.save_weights(best)
+            elif len(gain) - 1 - gain.index(max(gain)) >= config.patience:
+                break
+    scorer.load_weights(best)
+    return curves

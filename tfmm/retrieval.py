@@ -1,0 +1,331 @@
+"""Trains the two towers, and answers with them in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from tfmm import losses, metrics, relevance
+from tfmm.encoders.attributes import AttributeLookup, AttributeVocabulary
+from tfmm.features import PRESENT, ItemFeatures
+from tfmm.progress import counter
+from tfmm.ragged import Ragged
+from tfmm.splits import Queries
+from tfmm.towers import CandidateTower, QueryTower, TowerConfig, unit
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalConfig:
+    """How the towers are trained.
+
+    Attributes:
+        epochs: at most.
+        patience: epochs without a better validation NDCG@10 before training stops.
+        batch_size: windows of shoppers' sequences a step.
+        learning_rate: of AdamW, after a warm-up over the first epoch.
+        weight_decay: of AdamW.
+        temperature: logits are cosines divided by it.
+        full_softmax_up_to: a corpus of up to this many items is its own set of negatives; above it they are sampled.
+        uniform_negatives: drawn a step beside the in-batch ones, when sampling.
+    """
+
+    epochs: int = 30
+    patience: int = 4
+    batch_size: int = 64
+    learning_rate: float = 5e-3
+    weight_decay: float = 1e-4
+    temperature: float = 0.07
+    full_softmax_up_to: int = 20_000
+    uniform_negatives: int = 2_048
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_size", "learning_rate", "temperature", "uniform_negatives"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"Expected retrieval.{name} > 0, got {getattr(self, name)}.")
+
+
+class Retriever(tfrs.Model):
+    """Both towers over one catalogue; the training model, of which only the towers are exported."""
+
+    def __init__(
+        self,
+        towers: TowerConfig,
+        config: RetrievalConfig,
+        *,
+        items: ItemFeatures,
+        context: AttributeVocabulary,
+        num_events: int,
+        frequency: np.ndarray,
+    ) -> None:
+        """Makes the towers, untrained.
+
+        Args:
+            towers: their shape.
+            config: their training.
+            items: the catalogue.
+            context: vocabulary of the shoppers' context.
+            num_events: how many kinds of event there are.
+            frequency: `[num_items]`, how often each is a target in training: what logQ corrects for when sampling.
+        """
+        super().__init__()
+        self.towers, self.config, self.num_items = towers, config, items.num_items
+        self.columns = {name: tf.constant(column) for name, column in items.columns.items()}
+        self.context_lookup = AttributeLookup(context)
+        self.candidate_tower = CandidateTower(towers, items)
+        self.query_tower = QueryTower(towers, num_events=num_events, num_context=len(context))
+        self.probability = tf.constant(frequency / max(frequency.sum(), 1), tf.float32)
+        self.sparse_optimizer = tf.keras.optimizers.Adagrad(config.learning_rate * 10)
+        self._build()
+
+    def _build(self) -> None:
+        """Makes every weight, so that checkpoints can be read before the first step."""
+        vectors = self.item_vectors(tf.constant([0, self.num_items]))[:, tf.newaxis]
+        empty = tf.zeros([2, 1], tf.int32)
+        self.query_tower(vectors, empty < 0, tf.cast(empty, tf.int64), empty, empty)
+
+    def item_vectors(self, rows: tf.Tensor, *, training: bool = False) -> tf.Tensor:
+        """Returns `[batch, dim]` for item rows, not of length 1; row `num_items` is an item without anything."""
+        batch = {name: tf.gather(column, rows) for name, column in self.columns.items()}
+        return self.candidate_tower(batch, training=training)
+
+    def corpus_vectors(self, *, training: bool = False, hidden: tuple[str, ...] = ()) -> tf.Tensor:
+        """Returns `[num_items, dim]`, as if the `hidden` modalities were missing from every item."""
+        corpus = {name: column[:-1] for name, column in self.columns.items()}
+        kept = tf.constant([name not in hidden for name in self.candidate_tower.modalities])
+        corpus[PRESENT] &= kept
+        return self.candidate_tower(corpus, training=training)
+
+    def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Returns the mean loss over every position of every window that has a new item to predict.
+
+        Args:
+            batch: as `pipelines.sequence_batches` gives it.
+            training: whether dropout is on.
+        """
+        if self.sampled:
+            return self._sampled_loss(batch, training)
+        corpus = self.corpus_vectors(training=training)
+        queries, targets, window = self._positions(batch, _lookup(corpus, batch["items"]), training)
+        logits = tf.matmul(unit(queries), unit(corpus), transpose_b=True) / self.config.temperature
+        negative = ~tf.gather(multi_hot(batch["known"], self.num_items), window)
+        return tf.reduce_mean(losses.softmax_loss(logits, targets, where=negative))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the corpus is too large to be its own set of negatives."""
+        return self.num_items > self.config.full_softmax_up_to
+
+    def _sampled_loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> tf.Tensor:
+        """Returns the loss against in-batch and uniform negatives, each once, corrected by logQ."""
+        items = batch["items"]
+        places = tf.where(items >= 0)
+        in_batch = tf.gather_nd(items, places)
+        uniform = tf.random.uniform([self.config.uniform_negatives], 0, self.num_items, tf.int32)
+        rows, index = tf.unique(tf.concat([in_batch, uniform], axis=0))
+        vectors = self.item_vectors(rows, training=training)
+        columns = tf.tensor_scatter_nd_update(tf.fill(tf.shape(items), -1), places, index[: tf.size(in_batch)])
+        queries, targets, window = self._positions(batch, _lookup(vectors, columns), training, answers=columns)
+        logits = tf.matmul(unit(queries), unit(vectors), transpose_b=True) / self.config.temperature
+        logits -= losses.log_inclusion(
+            tf.gather(self.probability, rows),
+            num_sampled=tf.size(in_batch),
+            num_uniform=self.config.uniform_negatives,
+            num_items=self.num_items,
+        )
+        negative = ~tf.gather(tf.gather(multi_hot(batch["known"], self.num_items), rows, axis=1), window)
+        return tf.reduce_mean(losses.softmax_loss(logits, targets, where=negative))
+
+    def _positions(
+        self, batch: Mapping[str, tf.Tensor], vectors: tf.Tensor, training: bool, *, answers: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Returns queries `[n, dim]`, answers `[n]` and windows `[n]` of all positions that predict a new item."""
+        items = batch["items"]
+        context = self.context_lookup(batch["context"])
+        queries = self.query_tower(vectors, items >= 0, batch["times"], batch["events"], context, training=training)
+        where = tf.where((items >= 0) & ~_seen_before(items))
+        return tf.gather_nd(queries, where), tf.gather_nd(items if answers is None else answers, where), where[:, 0]
+
+    def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns the loss after one step; a sampled id table is updated sparsely, so that a step costs its batch."""
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(batch, training=True)
+        variables = self.trainable_variables
+        pairs = list(zip(tape.gradient(loss, variables), variables))
+        table = self.candidate_tower.ids.embeddings if self.sampled else None
+        self.optimizer.apply_gradients([(g, v) for g, v in pairs if v is not table])
+        if table is not None:
+            self.sparse_optimizer.apply_gradients([(g, v) for g, v in pairs if v is table])
+        return {"loss": loss}
+
+    def embed_queries(
+        self, table: tf.Tensor, items: tf.Tensor, times: tf.Tensor, events: tf.Tensor, context: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns `[batch, dim]` of length 1: what each shopper asks for now.
+
+        Args:
+            table: `[num_items, dim]`, of `corpus_vectors`.
+            items: `[batch, length]` int32 rows, left-aligned, oldest first, -1 = nothing.
+            times: `[batch, length]` int64 seconds.
+            events: `[batch, length]` int32.
+            context: `[batch, terms]` string "field=value".
+        """
+        queries = self.query_tower(_lookup(table, items), items >= 0, times, events, self.context_lookup(context))
+        last = tf.reduce_sum(tf.cast(items >= 0, tf.int32), axis=1)
+        return unit(tf.gather(queries, last, batch_dims=1))
+
+
+def score_queries(
+    retriever: Retriever, queries: Queries, context: Ragged, *, hidden: tuple[str, ...] = (), batch_size: int = 256
+) -> Iterator[tuple[Queries, np.ndarray]]:
+    """Yields chunks of the queries with their scores of the whole corpus, `[chunk, num_items]`.
+
+    Args:
+        retriever: trained.
+        queries: whom to answer.
+        context: "field=value" of every user, one row a user.
+        hidden: modalities to take away from every item.
+        batch_size: queries a chunk.
+    """
+    table = retriever.corpus_vectors(hidden=hidden)
+    corpus = unit(table)
+    for start in range(0, len(queries), batch_size):
+        chunk = queries.take(np.arange(start, min(start + batch_size, len(queries))))
+        dense = dense_queries(chunk, context, max_length=retriever.towers.max_length)
+        vectors = retriever.embed_queries(table, *dense)
+        yield chunk, tf.matmul(vectors, corpus, transpose_b=True).numpy()
+
+
+def dense_queries(queries: Queries, context: Ragged, *, max_length: int) -> tuple[np.ndarray, ...]:
+    """Returns items, times, events and context terms, padded, of each query's newest `max_length` events."""
+    terms = context.take(queries.user)
+    return (
+        queries.history.to_dense(max_length).astype(np.int32),
+        queries.times.to_dense(max_length, fill=0),
+        queries.events.to_dense(max_length, fill=0).astype(np.int32),
+        terms.to_dense(fill="").astype(object) if len(terms.values) else np.full((len(queries), 0), "", object),
+    )
+
+
+def ndcg(
+    retriever: Retriever, queries: Queries, context: Ragged, *, k: int = 10, hidden: tuple[str, ...] = ()
+) -> float:
+    """Returns the exact mean NDCG@k over the queries, items of the history excluded."""
+    values = []
+    for chunk, scores in score_queries(retriever, queries, context, hidden=hidden):
+        ranks = relevance.pessimistic_ranks(scores, chunk.targets, excluded=chunk.history)
+        found = relevance.relevance_from_ranks(ranks, k=k)
+        values.append(metrics.ndcg(found, chunk.targets.lengths, k=k))
+    return float(np.nanmean(np.concatenate(values)))
+
+
+def fit(
+    retriever: Retriever,
+    data: tf.data.Dataset,
+    *,
+    validation: Queries,
+    context: Ragged,
+    directory: Path,
+    resume: bool = False,
+) -> dict[str, list[float]]:
+    """Returns the training curves, after `retriever` holds the weights of its best validation epoch.
+
+    Every epoch leaves a checkpoint, so that `resume` goes on after the last whole one.
+
+    Args:
+        retriever: to be trained in place.
+        data: of `pipelines.sequence_batches`.
+        validation: queries that choose the epoch, by NDCG@10.
+        context: "field=value" of every user, one row a user.
+        directory: of the checkpoints.
+        resume: whether to go on from them; otherwise they are overwritten.
+    """
+    config = retriever.config
+    batches = data.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in data)))
+    retriever.compile(optimizer=_optimizer(config, steps_per_epoch=len(batches)))
+    state = _Training(retriever, directory, resume=resume)
+    with counter("training the retriever", total=config.epochs) as advance:
+        advance(len(state.curves["loss"]))
+        while len(state.curves["loss"]) < config.epochs and state.epochs_without_gain < config.patience:
+            loss = retriever.fit(batches, epochs=1, verbose=0).history["loss"][-1]
+            state.record(loss, ndcg(retriever, validation, context))
+            advance(1)
+    state.restore_best()
+    return state.curves
+
+
+class _Training:
+    """What a training run remembers between epochs, on disk."""
+
+    def __init__(self, retriever: Retriever, directory: Path, *, resume: bool) -> None:
+        self.curves: dict[str, list[float]] = {"loss": [], "validation ndcg@10": []}
+        self._losses = tf.Variable([0.0] * 0, shape=[None], dtype=tf.float32, trainable=False)
+        self._values = tf.Variable([0.0] * 0, shape=[None], dtype=tf.float32, trainable=False)
+        weights = {"candidates": retriever.candidate_tower, "queries": retriever.query_tower}
+        optimizers = {"optimizer": retriever.optimizer, "sparse": retriever.sparse_optimizer}
+        curves = {"losses": self._losses, "values": self._values}
+        last = tf.train.Checkpoint(**weights, **optimizers, **curves)
+        self._last = tf.train.CheckpointManager(last, str(directory / "last"), max_to_keep=1)
+        self._best = tf.train.CheckpointManager(tf.train.Checkpoint(**weights), str(directory / "best"), max_to_keep=1)
+        if resume and self._last.latest_checkpoint:
+            last.restore(self._last.latest_checkpoint).expect_partial()
+            self.curves = {"loss": self._losses.numpy().tolist(), "validation ndcg@10": self._values.numpy().tolist()}
+            _log.info("Going on after epoch %d from %s.", len(self.curves["loss"]), self._last.latest_checkpoint)
+
+    @property
+    def epochs_without_gain(self) -> int:
+        values = self.curves["validation ndcg@10"]
+        return len(values) - 1 - int(np.argmax(values)) if values else 0
+
+    def record(self, loss: float, value: float) -> None:
+        """Keeps the epoch's weights, and as the best where it is."""
+        self.curves["loss"].append(float(loss))
+        self.curves["validation ndcg@10"].append(value)
+        if self.epochs_without_gain == 0:
+            self._best.save()
+        self._losses.assign(self.curves["loss"])
+        self._values.assign(self.curves["validation ndcg@10"])
+        self._last.save()
+        _log.info("epoch %d: loss %.4f, validation ndcg@10 %.4f", len(self.curves["loss"]), loss, value)
+
+    def restore_best(self) -> None:
+        """Puts the best epoch's weights back."""
+        self._best.checkpoint.restore(self._best.latest_checkpoint).expect_partial()
+
+
+def _optimizer(config: RetrievalConfig, *, steps_per_epoch: int) -> tf.keras.optimizers.Optimizer:
+    schedule = tf.keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, (config.epochs - 1) * steps_per_epoch),
+        alpha=0.1,
+        warmup_target=config.learning_rate,
+        warmup_steps=steps_per_epoch,
+    )
+    return tf.keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)
+
+
+def _lookup(table: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns `table[rows]`, zeros where a row is -1."""
+    return tf.gather(table, tf.maximum(rows, 0)) * tf.cast(rows >= 0, table.dtype)[..., tf.newaxis]
+
+
+def _seen_before(items: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, length]` bool: True where the same item stands earlier in the window."""
+    same = items[:, :, tf.newaxis] == items[:, tf.newaxis, :]
+    position = tf.range(tf.shape(items)[1])
+    return tf.reduce_any(same & (position[:, tf.newaxis] > position), axis=-1)
+
+
+def multi_hot(rows: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns `[batch, size]` bool, True at each row number that is not -1."""
+    places = tf.where(rows >= 0)
+    indices = tf.stack([places[:, 0], tf.cast(tf.gather_nd(rows, places), tf.int64)], axis=1)
+    shape = tf.cast(tf.stack([tf.shape(rows)[0], size]), tf.int64)
+    return tf.scatter_nd(indices, tf.ones(tf.shape(indices)[:1], tf.int32), shape) > 0

@@ -1,0 +1,225 @@
+"""`Dataset` -> what the retriever, the reranker, model selection and the final test each may see.
+
+Time runs one way: the retriever trains on the oldest events, the reranker on what came next, settings are chosen on
+the validation period, and the test period is read once. Items that a shopper already had are no answers, so targets
+are always *new* items of that shopper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tfmm.ragged import Ragged
+from tfmm.sources.dataset import Dataset, Interactions
+
+KINDS = ("global_time", "leave_last_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitConfig:
+    """How the timeline is cut.
+
+    Attributes:
+        kind: "global_time" (everybody's last period is the test) or "leave_last_out" (everybody's last new item is).
+        test_share: share of all events in the test period ("global_time").
+        validation_share: likewise, the period before it.
+        rerank_share: share of events (for "leave_last_out": of each shopper's) that the reranker alone learns from.
+        max_rerank_lists: per shopper ("leave_last_out").
+    """
+
+    kind: str = "global_time"
+    test_share: float = 0.1
+    validation_share: float = 0.1
+    rerank_share: float = 0.1
+    max_rerank_lists: int = 10
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Expected splits.kind to be one of {', '.join(KINDS)}, got {self.kind!r}.")
+        shares = (self.test_share, self.validation_share, self.rerank_share)
+        if min(shares) <= 0 or sum(shares) >= 0.8:
+            raise ValueError(f"Expected positive split shares that sum to less than 0.8, got {shares}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Questions with known answers: what a shopper had done, and which new items came then.
+
+    Attributes:
+        user: `[num_queries]` int32 rows of `Users`.
+        history: item rows, oldest first; never empty.
+        times: int64 seconds, alike.
+        events: int32 event types, alike.
+        targets: distinct item rows, none of them in the history; never empty.
+        time: `[num_queries]` int64: when the question is asked (of the first target).
+    """
+
+    user: np.ndarray
+    history: Ragged
+    times: Ragged
+    events: Ragged
+    targets: Ragged
+    time: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def take(self, rows: np.ndarray) -> Queries:
+        """Returns the given queries, in the given order."""
+        ragged = (self.history.take(rows), self.times.take(rows), self.events.take(rows), self.targets.take(rows))
+        return Queries(self.user[rows], *ragged, self.time[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Who sees what.
+
+    Attributes:
+        train: events that the retriever trains on.
+        refit: `train` and the reranker's period: what the retriever that is served trains on.
+        rerank: the reranker's training queries, all later than `train`.
+        validation: for every choice.
+        test: read once.
+        protocol: how it was cut, in words and numbers.
+    """
+
+    train: Interactions
+    refit: Interactions
+    rerank: Queries
+    validation: Queries
+    test: Queries
+    protocol: dict[str, object]
+
+    def cold_items(self, num_items: int) -> np.ndarray:
+        """Returns `[num_items]` bool: True where no event before validation has the item."""
+        cold = np.ones(num_items, dtype=bool)
+        cold[self.refit.item] = False
+        return cold
+
+
+def split(dataset: Dataset, config: SplitConfig) -> Split:
+    """Returns the dataset cut by `config.kind`.
+
+    Raises:
+        ValueError: a period came out empty, or something leaks.
+    """
+    events = dataset.interactions
+    new = first_occurrences(events)
+    parts = _by_time(events, new, config) if config.kind == "global_time" else _by_user(events, new, config)
+    for name in ("rerank", "validation", "test"):
+        if not len(getattr(parts, name)):
+            raise ValueError(
+                f"Expected at least one {name} query from splits.kind={config.kind!r}, got none from {len(events)} "
+                f"events of {len(dataset.users)} users; give more data or other splits.* shares."
+            )
+    assert_no_leak(parts)
+    return parts
+
+
+def first_occurrences(events: Interactions) -> np.ndarray:
+    """Returns `[num_events]` bool: True where the user has this item for the first time."""
+    order = np.lexsort((np.arange(len(events)), events.item, events.user))
+    user, item = events.user[order], events.item[order]
+    first = np.ones(len(events), dtype=bool)
+    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    result = np.zeros(len(events), dtype=bool)
+    result[order] = first
+    return result
+
+
+def assert_no_leak(parts: Split) -> None:
+    """Raises ValueError if an answer stands in its own question or in what was trained before it."""
+    for name, trained in (("rerank", parts.train), ("validation", parts.refit), ("test", parts.refit)):
+        queries: Queries = getattr(parts, name)
+        rows, users = queries.targets.row_numbers, queries.user[queries.targets.row_numbers]
+        own = _pairs(queries.history.row_numbers, queries.history.values)
+        if len(np.intersect1d(_pairs(rows, queries.targets.values), own)):
+            raise ValueError(f"Targets of the {name} queries stand in their own history.")
+        if len(np.intersect1d(_pairs(users, queries.targets.values), _pairs(trained.user, trained.item))):
+            raise ValueError(f"Targets of the {name} queries stand in the events trained before them.")
+
+
+def _pairs(user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    return user.astype(np.int64) << 32 | item.astype(np.int64)
+
+
+def _select(events: Interactions, mask: np.ndarray) -> Interactions:
+    return Interactions(*(getattr(events, f.name)[mask] for f in dataclasses.fields(events)))
+
+
+def _by_time(events: Interactions, new: np.ndarray, config: SplitConfig) -> Split:
+    shares = np.array([config.rerank_share, config.validation_share, config.test_share])
+    positions = (1 - np.cumsum(shares[::-1])[::-1]) * len(events)
+    cuts = np.sort(events.time)[positions.astype(np.int64)]
+    periods = np.searchsorted(cuts, events.time, side="right")  # 0 train, 1 rerank, 2 validation, 3 test
+    num_users = int(events.user.max(initial=-1)) + 1
+    queries = [_period_queries(events, new & (periods == p), periods < p, num_users) for p in (1, 2, 3)]
+    dates = [str(np.datetime64(int(cut), "s")) for cut in cuts]
+    protocol = {
+        "kind": config.kind,
+        "train": f"events before {dates[0]}",
+        "rerank": f"from {dates[0]}",
+        "validation": f"from {dates[1]}",
+        "test": f"from {dates[2]}: all new items of the shopper in that period",
+        "history": "all events of the shopper before the period",
+    }
+    return Split(_select(events, periods == 0), _select(events, periods <= 1), *queries, protocol=protocol)
+
+
+def _period_queries(events: Interactions, targets: np.ndarray, known: np.ndarray, num_users: int) -> Queries:
+    """Returns one query for each user with both a known event and a target."""
+    history = Ragged.from_groups(events.user[known], np.flatnonzero(known), num_users)
+    answers = Ragged.from_groups(events.user[targets], np.flatnonzero(targets), num_users)
+    users = np.flatnonzero((history.lengths > 0) & (answers.lengths > 0))
+    return _queries(events, users, history.take(users), answers.take(users))
+
+
+def _by_user(events: Interactions, new: np.ndarray, config: SplitConfig) -> Split:
+    num_users = int(events.user.max(initial=-1)) + 1
+    news = Ragged.from_groups(events.user[new], np.flatnonzero(new), num_users)  # event positions, oldest first
+    users = np.flatnonzero(news.lengths >= 4)
+    starts, ends = news.offsets[:-1][users], news.offsets[1:][users]
+    test, validation = news.values[ends - 1], news.values[ends - 2]
+    wanted = np.ceil(config.rerank_share * (ends - starts)).astype(np.int64)
+    lists = np.clip(wanted, 1, np.minimum(config.max_rerank_lists, ends - starts - 3))
+    rerank = np.concatenate([news.values[end - 2 - n : end - 2] for end, n in zip(ends, lists)] or [np.array([], int)])
+    position = np.arange(len(events))
+    first_rerank = np.full(num_users, len(events))
+    first_rerank[users] = news.values[ends - 2 - lists]
+    first_validation = np.full(num_users, len(events))
+    first_validation[users] = validation
+    protocol = {
+        "kind": config.kind,
+        "train": "each shopper's events before the reranker's",
+        "rerank": f"up to {config.max_rerank_lists} new items before validation, each with the history before it",
+        "validation": "the new item before the last",
+        "test": "the last new item",
+        "history": "all events of the shopper before the target (so the validation item is in the test history)",
+    }
+    return Split(
+        _select(events, position < first_rerank[events.user]),
+        _select(events, position < first_validation[events.user]),
+        *(_prefix_queries(events, targets) for targets in (rerank, validation, test)),
+        protocol=protocol,
+    )
+
+
+def _prefix_queries(events: Interactions, targets: np.ndarray) -> Queries:
+    """Returns one query per target event, whose history is all that its user did before."""
+    starts = np.searchsorted(events.user, events.user[targets])
+    history = Ragged.from_rows([range(a, b) for a, b in zip(starts, targets)], np.int64)
+    return _queries(events, events.user[targets], history, Ragged(targets, np.arange(len(targets) + 1)))
+
+
+def _queries(events: Interactions, users: np.ndarray, history: Ragged, answers: Ragged) -> Queries:
+    """Returns queries from ragged event positions."""
+    return Queries(
+        user=users.astype(np.int32),
+        history=Ragged(events.item[history.values], history.offsets),
+        times=Ragged(events.time[history.values], history.offsets),
+        events=Ragged(events.event[history.values], history.offsets),
+        targets=Ragged(events.item[answers.values], answers.offsets),
+        time=events.time[answers.values[answers.offsets[:-1]]] if len(users) else np.zeros(0, np.int64),
+    )
