@@ -109,7 +109,11 @@ def test_lookup_of_terms_of_any_shape(vocabulary: AttributeVocabulary) -> None:
 
 
 def test_the_graph_standardises_as_numpy_does() -> None:
-    numeric = {"a": np.array([1.0, 2.0, 4.0, np.nan]), "b": np.array([-1.0] * 20 + [5e4]), "c": np.array([np.nan])}
+    numeric = {
+        "a": np.array([1.0, 2.0, 4.0, np.nan]),
+        "b": np.array([-1.0] * 20 + [5e4]),
+        "c": np.array([np.nan]),
+    }  # c was never seen
     vocabulary = learn_attributes({}, numeric)
     raw = np.array([[1.5, -7.0, 1.0], [np.nan, 1e4, np.inf], [1e9, np.nan, 0.0]], np.float32)
     expected = vocabulary.numeric_table(dict(zip("abc", raw.T)))
@@ -140,6 +144,15 @@ def test_the_order_and_number_of_padded_values_change_nothing(encoder: Attribute
         encoder(tf.constant([[[0, 3, 0], [6, 0, 5]]]), numeric)[0],
     ]
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+def test_no_two_weights_start_alike(encoder: AttributeEncoder) -> None:
+    weights = {weight.name: weight.numpy() for weight in encoder.weights if "bias" not in weight.name}
+    for name, weight in weights.items():
+        same = [
+            other for other in weights if weights[other].shape == weight.shape and np.allclose(weights[other], weight)
+        ]
+        assert same == [name]
 
 
 def test_the_vector_is_the_mean_of_slots_and_what_a_network_adds(encoder: AttributeEncoder) -> None:
@@ -192,4 +205,5 @@ def test_lookup_and_encoder_are_exported_together(which: str, tmp_path: Path) ->
     expected = embed(*arguments)
     module.embed = embed
     tf.saved_model.save(module, str(tmp_path))
-    np.testing.assert_allclose(tf.saved_model.load(str(tmp_path)).embed(*arguments), expected, atol=1e-6)
+    loaded = tf.saved_model.load(str(tmp_path))
+    np.testing.assert_allclose(loaded.embed(*arguments), expected, atol=1e-6)

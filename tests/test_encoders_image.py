@@ -85,7 +85,9 @@ class _Attack:
 
 def test_a_checkpoint_that_names_anything_else_is_refused_without_running_it(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
-    content = b"".join(pickle.dumps(part, 2) for part in (torch_checkpoint._MAGIC, 1001, {"little_endian": True}, _Attack()))
+    content = b"".join(
+        pickle.dumps(part, 2) for part in (torch_checkpoint._MAGIC, 1001, {"little_endian": True}, _Attack())
+    )
     path.write_bytes(content)
     digest = torch_checkpoint.hashlib.sha256(content).hexdigest()
     with pytest.raises(pickle.UnpicklingError, match="system"):
@@ -164,11 +166,16 @@ def test_decoding_agrees_with_pillow(photo: Image.Image, kind: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
 def test_grey_black_and_white_and_palette_pictures_are_rgb(photo: Image.Image, mode: str) -> None:
-    assert np.abs(decoded(encoded(photo.convert(mode), "PNG")) - by_pillow(photo.convert(mode).convert("RGB"))).max() < 2
+    assert (
+        np.abs(decoded(encoded(photo.convert(mode), "PNG")) - by_pillow(photo.convert(mode).convert("RGB"))).max() < 2
+    )
 
 
 def test_cmyk_and_progressive_jpegs_are_read(photo: Image.Image) -> None:
-    for content in (encoded(photo.convert("CMYK"), "JPEG", quality=95), encoded(photo, "JPEG", quality=95, progressive=True)):
+    for content in (
+        encoded(photo.convert("CMYK"), "JPEG", quality=95),
+        encoded(photo, "JPEG", quality=95, progressive=True),
+    ):
         assert np.abs(decoded(content) - by_pillow(photo)).mean() < 4
 
 
@@ -199,7 +206,9 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
 
 
 def bombs(photo: Image.Image) -> dict[str, bytes]:
@@ -240,7 +249,13 @@ def test_broken_pictures_are_marked_and_change_no_other(
 
 
 def test_a_catalogue_gets_what_the_graph_gives(encoder: ImageEncoder, photo: Image.Image) -> None:
-    contents = [encoded(photo, "PNG"), encoded(photo, "JPEG"), b"", encoded(photo, "GIF"), encoded(photo.convert("L"), "BMP")]
+    contents = [
+        encoded(photo, "PNG"),
+        encoded(photo, "JPEG"),
+        b"",
+        encoded(photo, "GIF"),
+        encoded(photo.convert("L"), "BMP"),
+    ]
     vectors, present = encoder.encode(contents)
     in_graph, present_in_graph = tf.function(encoder)(tf.constant(contents))
     np.testing.assert_allclose(vectors, in_graph, atol=1e-4)
@@ -309,7 +324,9 @@ def test_the_classifier_recognises_products(article: str, imagenet_class: int) -
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}: set TFMM_DATA")
     with (folder / "styles.csv").open(encoding="utf-8") as file:
-        paths = [folder / "images" / f"{row['id']}.jpg" for row in csv.DictReader(file) if row["articleType"] == article]
+        paths = [
+            folder / "images" / f"{row['id']}.jpg" for row in csv.DictReader(file) if row["articleType"] == article
+        ]
     contents = [path.read_bytes() for path in paths if path.is_file()][:10]
     pixels = pictures.decode_pictures(tf.constant(contents), size=160)
     predicted = np.argmax(efficientnet.lite_classifier("lite0", size=160)(pixels), 1)

@@ -36,9 +36,28 @@ def varied_texts() -> list[str]:
     others = "Kleid für Mädchen|zapatos de niño|robe d'été|красные туфли|靴は赤い|빨간 구두|حذاء أحمر|รองเท้า".split("|")
     emoji = list("🎉👟👗🔥✨❤") + ["👩‍👩‍👧", "🇨🇳", "👍🏽"]
     pools = [words, hanzi, others, words + hanzi, words + emoji, emoji]
-    texts = [draw.choice([" ", "", ", "]).join(draw.choices(pool, k=draw.randint(1, 30))) for pool in pools for _ in range(30)]
-    odd = ["x", "  lead  and trail ", "\x00a", "ﬁne ＡＢＣ ①", "ꙮꙮꙮ", "\ufeffabc", "x\u00adsoft", "ᚠᛇᚻ ᛒ", "ﷺ ℻", "\ufffd\ufffd x"]
-    return texts + odd + ["手" * 1300, "word " * 800, "!?" * 50, "1 2 3", "<b>bold</b>", "a=b", "http://x.y/z?q=1", "\tt\n", "É", "é"]
+    texts = [
+        draw.choice([" ", "", ", "]).join(draw.choices(pool, k=draw.randint(1, 30)))
+        for pool in pools
+        for _ in range(30)
+    ]
+    odd = [
+        "x",
+        "  lead  and trail ",
+        "\x00a",
+        "ﬁne ＡＢＣ ①",
+        "ꙮꙮꙮ",
+        "\ufeffabc",
+        "x\u00adsoft",
+        "ᚠᛇᚻ ᛒ",
+        "ﷺ ℻",
+        "\ufffd\ufffd x",
+    ]
+    return (
+        texts
+        + odd
+        + ["手" * 1300, "word " * 800, "!?" * 50, "1 2 3", "<b>bold</b>", "a=b", "http://x.y/z?q=1", "\tt\n", "É", "é"]
+    )
 
 
 def test_vectors_are_those_of_the_package(encoder: SentenceEncoder, reference: object) -> None:
@@ -80,7 +99,9 @@ def test_no_text_is_a_zero_vector_and_not_present(encoder: SentenceEncoder) -> N
 
 
 def test_bytes_that_are_not_utf8_are_left_out(encoder: SentenceEncoder) -> None:
-    vectors, present = encoder(tf.constant([b"caf\xe9 latte \xff", "caf latte", "latte \ud800".encode("utf-8", "ignore")]))
+    vectors, present = encoder(
+        tf.constant([b"caf\xe9 latte \xff", "caf latte", "latte \ud800".encode("utf-8", "ignore")])
+    )
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     assert present.numpy().all()
 

@@ -219,10 +219,11 @@ class AttributeEncoder(tf.keras.layers.Layer):
     def build(self, input_shape: object) -> None:
         """Makes every weight, always in this order."""
         num_ids, num_fields, num_numeric = self._sizes
-        small = tf.keras.initializers.RandomNormal(stddev=0.05)
 
-        def add(name: str, shape: Sequence[int], initializer: object = small) -> tf.Variable:
-            return self.add_weight(name, shape, initializer=initializer)
+        def add(name: str, shape: Sequence[int], initializer: Optional[str] = None) -> tf.Variable:
+            # One initializer each: Keras draws the same numbers twice from one that is shared.
+            small = tf.keras.initializers.RandomNormal(stddev=0.05)
+            return self.add_weight(name, shape, initializer=initializer or small)
 
         self._values = add("values", [num_ids, self._dim])
         self._absent_fields = add("absent_fields", [num_fields, self._dim])
@@ -262,10 +263,9 @@ class AttributeEncoder(tf.keras.layers.Layer):
         return tf.where(known[..., tf.newaxis], number * self._slopes + self._offsets, self._absent_numeric)
 
 
-def _table(keys: list[str], ids: list[int], default: int) -> tf.lookup.StaticHashTable:
-    initializer = tf.lookup.KeyValueTensorInitializer(
-        tf.constant(keys, tf.string, shape=[len(keys)]), tf.constant(ids, tf.int64, shape=[len(ids)])
-    )
+def _table(keys: Sequence[str], ids: Sequence[int], default: int) -> tf.lookup.StaticHashTable:
+    keys, ids = ["", *keys], [default, *ids]  # TensorFlow refuses a table without any key
+    initializer = tf.lookup.KeyValueTensorInitializer(tf.constant(keys), tf.constant(ids, tf.int64))
     return tf.lookup.StaticHashTable(initializer, default)
 
 
