@@ -7,7 +7,7 @@ Needs torch, which the project does not, so it runs in an environment of its own
     /tmp/torch/bin/pip install --no-deps efficientnet-lite-pytorch==0.1.0
     /tmp/torch/bin/python tests/golden/renew_efficientnet_lite.py
 
-The file holds, for each kind, `<kind>_features` `[3, 1280]` and `<kind>_logits` `[3, 1000]` (float16) of `draw_pictures()`.
+It holds, for each kind, `<kind>_features` `[3, 1280]` and `<kind>_logits` `[3, 1000]` (float16) of `draw_pictures()`.
 """
 
 from __future__ import annotations
