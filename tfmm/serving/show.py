@@ -1,0 +1,97 @@
+"""Answers as a person reads them: a table in the terminal, or one HTML page that opens from disk."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+from rich.table import Table
+from rich.text import Text
+
+from tfmm.serving.catalogue import Catalogue
+from tfmm.serving.queries import Answer, Query
+
+_MIME = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG": "image/png",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"RIFF": "image/webp",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Card:
+    item_id: str
+    title: str
+    picture: str
+    note: str = ""
+
+
+def table(answer: Answer, catalogue: Catalogue) -> Table:
+    """Returns a rich table: rank, score, id and title of each recommended item."""
+    shown = Table("#", "score", "item", "title", title="recommended", title_justify="left")
+    for column in (0, 1):
+        shown.columns[column].justify = "right"
+    for rank, (item_id, score) in enumerate(answer, start=1):
+        shown.add_row(str(rank), f"{score:.3f}", Text(item_id), Text(catalogue.title(item_id)))
+    if not answer:
+        shown.caption = "nothing: every item is excluded or filtered out"
+    return shown
+
+
+def page(query: Query, answer: Answer, catalogue: Catalogue) -> str:
+    """Returns HTML with everything inside it: what was asked on the left, what came back as a grid of pictures."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfmm.serving", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    events = query.events or [""] * len(query.history)
+    return environment.get_template("page.html").render(
+        history=[_card(item, catalogue, event) for item, event in zip(query.history, events)][::-1],  # newest first
+        text=query.text,
+        picture_query=picture_uri(query.image),
+        audio=f"data:audio/wav;base64,{base64.b64encode(query.audio).decode()}" if query.audio else "",
+        facts=_facts(query),
+        recommended=[_card(item, catalogue, f"{score:.3f}") for item, score in answer],
+        bars=_bar_widths(answer),
+    )
+
+
+def write_page(path: Path, query: Query, answer: Answer, catalogue: Catalogue) -> Path:
+    """Returns `path`, where `page` now stands."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(page(query, answer, catalogue), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def picture_uri(image: bytes) -> str:
+    """Returns the picture as a data URI, "" where there is none or its kind is unknown."""
+    mime = next((mime for magic, mime in _MIME.items() if image.startswith(magic)), "")
+    return f"data:{mime};base64,{base64.b64encode(image).decode()}" if mime else ""
+
+
+def _card(item_id: str, catalogue: Catalogue, note: str) -> _Card:
+    return _Card(item_id, catalogue.title(item_id) or item_id, picture_uri(catalogue.image(item_id)), note)
+
+
+def _facts(query: Query) -> list[tuple[str, str]]:
+    named: list[tuple[str, Sequence[str]]] = [
+        ("must have", query.filters),
+        ("about you", query.context),
+        ("never show", query.exclude),
+    ]
+    return [(label, ", ".join(values)) for label, values in named if values]
+
+
+def _bar_widths(answer: Answer) -> list[int]:
+    """Returns percent of the best score above the worst, at least 4, for a bar below each item."""
+    scores = [score for _, score in answer]
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    return [100 if high == low else round(4 + 96 * (score - low) / (high - low)) for score in scores]
