@@ -14,6 +14,7 @@ import pyarrow.parquet
 from tfmm.sources import delimited, dirt, tables
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+_LINES = 4096  # of a JSONL file with bad lines, read together: a bad one costs reading so many one by one
 
 
 def find(folder: Path, stem: str) -> Optional[Path]:
@@ -53,15 +54,18 @@ def read_jsonl(path: Path, findings: dirt.Findings, *, encoding: str = "utf-8") 
     data, repaired = tables.read_utf8(path, encoding)
     if not data.strip():
         raise ValueError(f"{path}: expected one JSON object a line, got an empty file. Export it again.")
-    table = _arrow_jsonl(path, data) or _plain_jsonl(path, data, findings)
+    columns = _arrow_jsonl(data)
+    if columns is not None and columns.num_rows == data.count(b"\n") + (not data.endswith(b"\n")):
+        table = tables.from_arrow(path, columns, first_row=1)
+    else:
+        table = _good_jsonl(path, data, findings)
     if repaired:
         tables.note_replaced(table, findings)
     return table
 
 
-def _arrow_jsonl(path: Path, data: bytes) -> Optional[tables.Table]:
-    """Returns the table where pyarrow reads all of the file as one object a line, else None."""
-    lines = data.count(b"\n") + (not data.endswith(b"\n"))
+def _arrow_jsonl(data: bytes) -> Optional[pa.Table]:
+    """Returns the columns where pyarrow can read the objects, else None."""
     reading = pyarrow.json.ReadOptions(block_size=min(tables.BLOCK_BYTES, len(data)))
     try:
         columns = pyarrow.json.read_json(pa.BufferReader(data), read_options=reading)
@@ -73,29 +77,42 @@ def _arrow_jsonl(path: Path, data: bytes) -> Optional[tables.Table]:
             columns = columns.select(names)
     except pa.ArrowInvalid:
         return None
-    return tables.from_arrow(path, columns, first_row=1) if columns.num_rows == lines else None
+    return columns
 
 
-def _plain_jsonl(path: Path, data: bytes, findings: dirt.Findings) -> tables.Table:
-    """Returns the table read line by line: slower, for files with bad lines, blank lines or mixed types."""
-    rows: list[dict[str, Any]] = []
-    kept: list[int] = []
-    bad: list[int] = []
-    for number, line in enumerate(data.decode().split("\n"), start=1):
-        if line.strip():
-            parsed = _json_object(line)
-            (bad if parsed is None else kept).append(number)
-            rows += [] if parsed is None else [parsed]
-            if parsed is None:
-                dirt.note(findings, "line that is not a JSON object", 1, dirt.place(path.name, number, None, line))
+def _good_jsonl(path: Path, data: bytes, findings: dirt.Findings) -> tables.Table:
+    """Returns the table of the lines that are objects, for files with bad lines, blank lines or mixed types."""
+    lines = data.split(b"\n")
+    filled = np.array([bool(line.strip()) for line in lines])
+    good = np.concatenate([_are_objects(lines[at : at + _LINES]) for at in range(0, len(lines), _LINES)])
+    bad = np.flatnonzero(filled & ~good)
+    if len(bad):
+        example = dirt.place(path.name, int(bad[0]) + 1, None, lines[bad[0]].decode())
+        dirt.note(findings, "line that is not a JSON object", len(bad), example)
+    kept = [lines[at] for at in np.flatnonzero(good)]
+    columns = _arrow_jsonl(b"\n".join(kept)) if kept else None
+    if columns is None or columns.num_rows != len(kept):
+        columns = _mixed_jsonl(kept)
+    records = np.cumsum(filled)[good] - 1
+    return tables.checked(tables.Table(path, columns, np.flatnonzero(good) + 1, records, int(filled.sum())))
+
+
+def _are_objects(lines: list[bytes]) -> np.ndarray:
+    """Returns `[num_lines]` bool; one by one only where pyarrow cannot read them together."""
+    columns = _arrow_jsonl(b"\n".join(lines)) if any(lines) else None
+    if columns is not None and columns.num_rows == len(lines):
+        return np.ones(len(lines), dtype=bool)
+    return np.array([_json_object(line) is not None for line in lines])
+
+
+def _mixed_jsonl(lines: list[bytes]) -> pa.Table:
+    """Returns the columns of objects whose values of one name are of several types."""
+    rows = [json.loads(line) for line in lines]
     names = list(dict.fromkeys(name for row in rows for name in row))
-    columns = pa.table({name: _json_column([row.get(name) for row in rows]) for name in names})
-    everything = np.sort(np.array(kept + bad, dtype=np.int64))
-    numbers = np.array(kept, dtype=np.int64)
-    return tables.checked(tables.Table(path, columns, numbers, np.searchsorted(everything, numbers), len(everything)))
+    return pa.table({name: _json_column([row.get(name) for row in rows]) for name in names})
 
 
-def _json_object(line: str) -> Optional[dict[str, Any]]:
+def _json_object(line: bytes) -> Optional[dict[str, Any]]:
     try:
         parsed = json.loads(line)
     except ValueError:
