@@ -61,6 +61,15 @@ def example():
     }
 
 
+def without_plots():
+    """The same without what is plotted, which takes most of the time."""
+    report = {key: value for key, value in example().items() if key not in ("by_k", "curves")}
+    report["ablations"] = {}
+    for model in report["models"].values():
+        del model["slices"]
+    return report
+
+
 def picture(size=(300, 200), mode="RGB", colour="red", kind="PNG"):
     out = io.BytesIO()
     Image.new(mode, size, colour).save(out, kind)
@@ -101,7 +110,9 @@ class Page(HTMLParser):
             self.unbalanced.append(tag)
 
     def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
+        if self.elements and self.elements[-1][0] == "wbr":  # may break there, but is one word
+            self.words[-1] += data
+        elif not self.open or self.open[-1] != "style":
             self.words.append(data)
 
     def of(self, tag):
@@ -127,7 +138,7 @@ def test_the_json_holds_what_was_given(written):
 
 
 def test_numpy_numbers_and_tuples_become_plain_json(tmp_path):
-    report = example()
+    report = without_plots()
     report["protocol"]["queries"] = np.int64(7)
     report["models"]["ease"]["metrics"]["ndcg@10"] = {"mean": np.float32(0.5), "ci95": (np.float64(0.25), 0.75), "n": 8}
     as_json = json.loads(write_report(report, tmp_path)[0].read_text(encoding="utf-8"))
@@ -147,18 +158,18 @@ def test_what_comes_from_data_is_never_markup(page):
 
 @pytest.mark.parametrize("place", ["dataset", "model", "slice", "ablation", "curve"])
 def test_names_are_never_markup_in_tables_or_plots(place, tmp_path):
-    report, evil = example(), f"$x^{EVIL}"
+    report, evil = without_plots(), f"$x^{EVIL}"
     if place == "dataset":
         report["dataset"]["name"] = evil
     elif place == "model":
         report["models"][evil] = report["models"]["ease"]
-        report["by_k"][evil] = report["by_k"]["ease"]
+        report["by_k"] = {evil: example()["by_k"]["ease"]}
     elif place == "slice":
-        report["models"]["ease"]["slices"][evil] = {"ndcg@10": statistic(0.1)}
+        report["models"]["ease"]["slices"] = {evil: {"ndcg@10": statistic(0.1)}}
     elif place == "ablation":
-        report["ablations"]["trained with"][evil] = {"ndcg@10": statistic(0.1)}
+        report["ablations"] = {"trained with": {evil: {"ndcg@10": statistic(0.1)}}}
     else:
-        report["curves"][evil] = {evil: [1.0, 2.0]}
+        report["curves"] = {evil: {evil: [1.0, 2.0]}}
     found = Page(write_report(report, tmp_path)[1].read_text(encoding="utf-8"))
     assert not found.of("script")
     assert evil in found.text
@@ -215,7 +226,7 @@ def test_a_long_history_shows_its_newest_and_counts_the_rest(page):
 
 def test_every_model_and_the_attainable_stand_in_the_table_with_ours_last(page):
     rows = re.findall(r"popularity .*?attainable", page.text)[0]
-    places = [rows.index(name) for name in ("item_knn", "ease", "retrieval ", "retrieval+ reranker", "attainable")]
+    places = [rows.index(name) for name in ("item_knn", "ease", "retrieval ", "retrieval+reranker", "attainable")]
     assert places == sorted(places)
 
 
@@ -246,8 +257,8 @@ def test_a_loss_is_said_with_its_size():
 
 @pytest.mark.parametrize("optional", contract.OPTIONAL)
 def test_every_optional_part_may_be_absent(optional, tmp_path):
-    report = example()
-    del report[optional]
+    report = without_plots()
+    report.pop(optional, None)
     assert Page(write_report(report, tmp_path)[1].read_text(encoding="utf-8")).unbalanced == []
 
 
@@ -305,21 +316,21 @@ def test_what_has_no_json_form_is_refused_by_its_place(tmp_path):
 
 
 def test_a_key_that_nothing_shows_is_kept_with_a_warning(tmp_path, caplog):
-    report = {**example(), "comparision": []}
+    report = {**without_plots(), "comparision": []}
     as_json = json.loads(write_report(report, tmp_path)[0].read_text(encoding="utf-8"))
     assert as_json["comparision"] == []
     assert "perhaps 'comparisons' was meant" in caplog.text
 
 
 def test_the_given_report_is_left_as_it_was(tmp_path):
-    report = example()
+    report = without_plots()
     before = copy.deepcopy(report)
     write_report(report, tmp_path)
     assert report == before
 
 
 def test_a_failed_write_leaves_the_old_page_and_no_rubbish(tmp_path, monkeypatch):
-    write_report(example(), tmp_path)
+    write_report(without_plots(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(source, target):
@@ -327,7 +338,7 @@ def test_a_failed_write_leaves_the_old_page_and_no_rubbish(tmp_path, monkeypatch
 
     monkeypatch.setattr(report_package.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_report({**example(), "timings": {"train": 1.0}}, tmp_path)
+        write_report({**without_plots(), "timings": {"train": 1.0}}, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from tfmm.report import plots, text
 from tfmm.report.contract import MODELS, OPTIONAL, ablation_groups
@@ -31,7 +31,7 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(plain=text.plain, label=_label, thumbnail=thumbnail)
+    environment.filters.update(plain=text.plain, label=_label, breakable=_breakable, thumbnail=thumbnail)
     models = in_order(report["models"])
     return environment.get_template("page.html").render(
         report={**dict.fromkeys(OPTIONAL), **report},
@@ -154,6 +154,11 @@ def _verdict(comparison: Mapping[str, Any]) -> dict[str, Any]:
 
 def _label(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _breakable(name: str) -> Markup:
+    """Returns a model's name that a narrow column may break after "+" and "_"."""
+    return escape(name).replace("+", Markup("+<wbr>")).replace("_", Markup("_<wbr>"))
 
 
 def _by_k_plots(by_k: Mapping[str, Any]) -> list[Markup]:

@@ -16,6 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 import matplotlib as mpl
 import numpy as np
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -45,7 +46,7 @@ _STYLE = {
     "grid.color": _GRID,
     "grid.linewidth": 0.7,
     "legend.frameon": False,
-    "axes.prop_cycle": mpl.cycler(color=[_INK]),  # what no call colours
+    "axes.prop_cycle": cycler(color=[_INK]),  # what no call colours
 }
 
 
