@@ -75,7 +75,7 @@ def write(folder: Path, kind: str, tables: dict[str, pd.DataFrame]) -> Path:
             rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
             (folder / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
         else:
-            flat = frame.map(lambda cell: "|".join(cell) if isinstance(cell, list) else cell)
+            flat = frame.assign(colour=frame.colour.map("|".join)) if "colour" in frame else frame
             flat.to_csv(folder / f"{name}.csv", index=False)
     return folder
 
