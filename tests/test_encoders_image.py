@@ -127,7 +127,7 @@ def test_without_a_network_imagenet_weights_name_the_alternatives(monkeypatch: p
         efficientnet.build_network("b0", size=32, weights="pretrained")
 
 
-@pytest.mark.parametrize("kind", ["b0", "v2-b0"])
+@pytest.mark.parametrize("kind", ["b0", pytest.param("v2-b0", marks=pytest.mark.slow)])
 def test_a_keras_network_without_its_imagenet_weights_still_sees_standardised_pixels(kind: str) -> None:
     network = efficientnet.build_network(kind, size=32, weights="random")
     layer = next(layer for layer in network.layers if isinstance(layer, tf.keras.layers.Normalization))
