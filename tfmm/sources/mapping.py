@@ -40,7 +40,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from tfmm.sources import dirt
 from tfmm.sources.tables import Table
@@ -52,12 +52,12 @@ _USER_IDS = "user_id customer_id shopper_id visitor_id member_id client_id buyer
 SYNONYMS: dict[str, dict[str, str]] = {
     "items": {
         "id": f"id {_ITEM_IDS} item product",
-        "title": "title name product_name product_title product_display_name item_name item_title display_name label",
-        "description": "description product_description item_description desc detail_desc overview summary details body",
+        "title": "title name product_name product_title product_display_name item_name item_title display_name",
+        "description": "description product_description item_description desc detail_desc overview summary",
         "image": "image image_path image_file picture picture_path photo photo_path img img_path",
         "sound": "sound sound_path sound_file audio audio_path audio_file wav",
-        "launched": "launched launch launch_date launched_at release_date released published_at publish_date created_at "
-        "date_added added_at available_from date_first_available first_seen",
+        "launched": "launched launch launch_date launched_at release_date released published_at publish_date "
+        "created_at date_added added_at available_from date_first_available first_seen",
     },
     "interactions": {
         "user": f"{_USER_IDS} user customer shopper visitor member session uid",
@@ -200,7 +200,7 @@ def resolve(table: Table, kind: str, given: Columns, *, required: Sequence[str])
         found = next((free[_plain(word)] for word in synonyms.split() if _plain(word) in free), None)
         roles[role] = (None if named == NONE else named) if named else found
         taken |= {roles[role] or ""}
-        if role in required and not roles[role] and named != NONE:
+        if role in required and not roles[role]:
             raise _missing(table, kind, role)
     return dataclasses.replace(given, **roles)  # type: ignore[arg-type]
 

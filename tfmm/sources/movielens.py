@@ -43,8 +43,8 @@ AGE_BANDS = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 
 
 OCCUPATIONS = (
     "other/not specified|academic/educator|artist|clerical/admin|college/grad student|customer service|"
-    "doctor/health care|executive/managerial|farmer|homemaker|K-12 student|lawyer|programmer|retired|sales/marketing|scientist|"
-    "self-employed|technician/engineer|tradesman/craftsman|unemployed|writer"
+    "doctor/health care|executive/managerial|farmer|homemaker|K-12 student|lawyer|programmer|retired|"
+    "sales/marketing|scientist|self-employed|technician/engineer|tradesman/craftsman|unemployed|writer"
 ).split("|")
 """Code -> occupation, from the README of MovieLens-1M."""
 
