@@ -236,6 +236,21 @@ def test_shards_that_the_new_manifest_does_not_name_are_removed(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"items.json", "notes.txt", manifest["shards"][0]["name"]}
 
 
+def test_old_shards_stay_until_the_new_manifest_is_in_place(tmp_path, monkeypatch):
+    write(shop(list("abcdef"), images=pictures(*range(6))), tmp_path, CountingEncoder())
+    replace = os.replace
+
+    def power_cut(source, target):
+        if str(target).endswith(".json"):
+            raise OSError("power cut")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        write(shop(list("uvwxyz"), images=pictures(*range(10, 16))), tmp_path, CountingEncoder())
+    assert records.read_items(tmp_path).ids.tolist() == list("abcdef")
+
+
 def test_progress_counts_items(tmp_path):
     seen = []
     dataset = shop([f"i{n}" for n in range(10)], images=pictures(*range(10)))

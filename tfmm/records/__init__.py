@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tfmm.records.items import ItemTable, findings, read_items, write_items
-from tfmm.records.lists import FEATURES, ExampleLists, write_example_lists
+from tfmm.records.lists import FEATURES, ExampleLists, serialise_lists, write_example_lists
 from tfmm.records.sequences import Sequences, context_terms, write_sequences
 from tfmm.records.shards import CorruptRecords, Manifest, Shard, ids_sha256, read_manifest, verified_paths
 from tfmm.records.vectors import Encoder
@@ -22,6 +22,7 @@ __all__ = [
     "ids_sha256",
     "read_items",
     "read_manifest",
+    "serialise_lists",
     "verified_paths",
     "write_example_lists",
     "write_items",

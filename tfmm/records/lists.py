@@ -68,7 +68,7 @@ def write_example_lists(
     shards.check_name(name)
     if name == shards.ITEMS:
         raise ValueError(f"Expected another record name than {name!r}, which is the item table's.")
-    written = shards.write_shards(Path(directory), name, _serialised(lists), per_shard=per_shard)
+    written = shards.write_shards(Path(directory), name, serialise_lists(lists), per_shard=per_shard)
     manifest = shards.Manifest(
         name=name,
         kind=shards.EXAMPLE_LISTS,
@@ -80,7 +80,8 @@ def write_example_lists(
     return shards.publish(Path(directory), manifest)
 
 
-def _serialised(lists: ExampleLists) -> Iterator[bytes]:
+def serialise_lists(lists: ExampleLists) -> Iterator[bytes]:
+    """Yields one ExampleListWithContext a query."""
     for row in range(len(lists)):
         message = input_pb2.ExampleListWithContext()
         for name, column in lists.query.items():
