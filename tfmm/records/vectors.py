@@ -156,8 +156,8 @@ def _packed(modality: str, vectors: np.ndarray, rows: Union[Sequence[int], np.nd
     if len(bad):
         row, column = bad[0]
         raise ValueError(
-            f"Expected finite {modality} vectors that float16 can hold (up to 65504), got {vectors[row, column]} in item "
-            f"row {rows[row]}, column {column}; scale them, e.g. to length 1."
+            f"Expected finite {modality} vectors that float16 can hold (up to 65504), got {vectors[row, column]} in "
+            f"item row {rows[row]}, column {column}; scale them, e.g. to length 1."
         )
     return [half.tobytes() for half in halves]
 
