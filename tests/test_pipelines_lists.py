@@ -69,6 +69,7 @@ def assert_equal(tensor, rows, width, fill):
 def test_parsed_lists_are_what_protobuf_reads(tmp_path, list_size):
     records.write_example_lists(example_lists(num_features=2), tmp_path, "rank", per_shard=11)
     raw = serialised(tmp_path)
+    assert raw == list(records.serialise_lists(example_lists(num_features=2)))
     features, mask = pipelines.parse_example_lists(tf.constant(raw), list_size=list_size, num_features=2)
     messages = [input_pb2.ExampleListWithContext.FromString(record) for record in raw]
     ids = [[e.features.feature["item_id"].bytes_list.value[0] for e in m.examples] for m in messages]
