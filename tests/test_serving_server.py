@@ -281,8 +281,9 @@ def test_health_serves_until_the_server_drains(saved_models):
 def test_an_absent_server_is_an_error_that_says_how_to_start_one():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with Client(f"127.0.0.1:{unused.getsockname()[1]}", timeout=5) as lonely, pytest.raises(
-            ServingError, match="tfmm serve"
+        with (
+            Client(f"127.0.0.1:{unused.getsockname()[1]}", timeout=5) as lonely,
+            pytest.raises(ServingError, match="tfmm serve"),
         ):
             lonely.recommend(history=["item1"])
 

@@ -47,6 +47,14 @@ class ItemFeatures:
         """How many real items there are."""
         return len(self.columns[ID]) - 1
 
+    def with_ids(self, trained: np.ndarray) -> ItemFeatures:
+        """Returns the same features where the ids of just these items, `[num_items]` bool, are used."""
+        if ID not in self.modalities:
+            return self
+        present = self.columns[PRESENT].copy()
+        present[:-1, self.modalities.index(ID)] = trained
+        return dataclasses.replace(self, columns={**self.columns, PRESENT: present})
+
     @property
     def content(self) -> tuple[str, ...]:
         """The modalities that come as vectors."""

@@ -199,7 +199,7 @@ def score_queries(
     for start in range(0, len(queries), batch_size):
         chunk = queries.take(np.arange(start, min(start + batch_size, len(queries))))
         dense = dense_queries(chunk, context, max_length=retriever.towers.max_length)
-        vectors = retriever.embed_queries(table, *dense)
+        vectors = retriever.embed_queries(table, *(tf.constant(column) for column in dense))
         yield chunk, tf.matmul(vectors, corpus, transpose_b=True).numpy()
 
 

@@ -1,0 +1,139 @@
+"""One frozen value that says everything a run depends on; the command line is made from it by jsonargparse."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import jsonargparse
+
+from tfmm.candidates import CandidatesConfig
+from tfmm.encoders.image import ImageConfig
+from tfmm.encoders.text import TextConfig
+from tfmm.evaluation import EvaluationConfig
+from tfmm.reranking import RerankingConfig
+from tfmm.retrieval import RetrievalConfig
+from tfmm.splits import SplitConfig
+from tfmm.towers import TowerConfig
+
+SIZES = ("tiny", "small", "full")
+TEXT_ENCODERS = ("pretrained", "trained", "none")
+IMAGE_ENCODERS = ("pretrained", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run.
+
+    Attributes:
+        source: where the data comes from: demo, folder or movielens.
+        data_dir: folder of the source's files.
+        subset: which set, where a folder or a public source holds several.
+        size: "tiny" ends within a minute (a smoke run), "small" is the default, "full" takes its time.
+        seed: of everything random.
+        saved_models: exported versions go to `<saved_models>/tfmm/<version>`.
+        runs: each run's report, checkpoints and logs go to `<runs>/<name>`.
+        run: the run's name; by default the source, the data's fingerprint and the seed.
+        records: TFRecords and cached encodings go to `<records>/<data set>`.
+        resume: go on with a run that was stopped, instead of beginning anew.
+        text_encoder: "pretrained" (frozen sentence vectors), "trained" (subwords, see `text`) or "none".
+        image_encoder: "pretrained" (see `image`) or "none".
+        item_item: the closed form beside the towers: "auto" (EASE up to 12,000 items), "ease" or "item_knn".
+        refit_epochs: how long the retriever that is served trains on, with the reranker's period added; 0 = never.
+    """
+
+    source: str = "demo"
+    data_dir: Optional[Path] = None
+    subset: Optional[str] = None
+    size: str = "small"
+    seed: int = 0
+    saved_models: Path = Path("saved_models")
+    runs: Path = Path("runs")
+    run: Optional[str] = None
+    records: Path = Path("data")
+    resume: bool = False
+    text_encoder: str = "pretrained"
+    image_encoder: str = "pretrained"
+    item_item: str = "auto"
+    refit_epochs: int = 4
+    splits: SplitConfig = dataclasses.field(default_factory=SplitConfig)
+    image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
+    text: TextConfig = dataclasses.field(default_factory=TextConfig)
+    towers: TowerConfig = dataclasses.field(default_factory=TowerConfig)
+    retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
+    candidates: CandidatesConfig = dataclasses.field(default_factory=CandidatesConfig)
+    reranking: RerankingConfig = dataclasses.field(default_factory=RerankingConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        choices = {
+            "size": SIZES,
+            "text_encoder": TEXT_ENCODERS,
+            "image_encoder": IMAGE_ENCODERS,
+            "item_item": ("auto", "ease", "item_knn"),
+        }
+        for name, options in choices.items():
+            if getattr(self, name) not in options:
+                raise ValueError(f"Expected {name} to be one of {', '.join(options)}, got {getattr(self, name)!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values, as `run.json` and `--config` hold them."""
+        return {
+            name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+
+def parse(argv: Optional[Sequence[str]] = None) -> Config:
+    """Returns the configuration of a command line: presets of source and size, then `--config`, then the flags.
+
+    Exits with a sentence that names the nearest right flag where one is unknown.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--source", default="demo")
+    first.add_argument("--size", default="small")
+    chosen, _ = first.parse_known_args(argv)
+    parser = _Parser(prog="train.py", description="Train, export and measure a recommender on a shop's data.")
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    parser.add_class_arguments(Config, as_positional=False)
+    parser.set_defaults(presets(chosen.source, chosen.size))
+    values = parser.instantiate_classes(parser.parse_args(argv))
+    return Config(**{field.name: values[field.name] for field in dataclasses.fields(Config)})
+
+
+def presets(source: str, size: str) -> dict[str, Any]:
+    """Returns what differs from the defaults for this kind of data and this size."""
+    values: dict[str, Any] = {}
+    if source == "demo":
+        values.update({"image.size": 128})
+    if source == "movielens":
+        values.update({"splits.kind": "leave_last_out"})
+    if size == "tiny":
+        values.update(
+            {
+                "image.size": 64,
+                "towers.dim": 32,
+                "retrieval.epochs": 4,
+                "reranking.epochs": 3,
+                "refit_epochs": 1,
+                "candidates.retrieved": 40,
+                "candidates.co_visited": 20,
+            }
+        )
+    return values
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """Says which flag was probably meant."""
+
+    def error(self, message: str, ex: Optional[Exception] = None) -> Any:
+        flags = [option for action in self._actions for option in action.option_strings]
+        for word in message.replace("'", " ").split():
+            near = difflib.get_close_matches(word.split("=")[0], flags, n=1)
+            if word.startswith("--") and word not in flags and near:
+                message += f" Did you mean {near[0]}?"
+        sys.exit(f"{self.prog}: {message}\nAll settings: {self.prog} --help")

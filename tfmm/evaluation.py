@@ -1,0 +1,344 @@
+"""The exported SavedModel and the baselines x the test queries -> results with intervals and slices.
+
+Every system is reduced to the same thing, ranked lists of 100 items, and measured by the same code. A shopper with
+several queries counts once: the mean over the shopper's queries is one observation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  (registers the ops that the exported text encoder needs)
+
+from tfmm import closed_form, confidence, metrics, relevance, schema
+from tfmm.candidates import dense_wire
+from tfmm.progress import track
+from tfmm.ragged import Ragged
+from tfmm.retrieval import Retriever, score_queries
+from tfmm.sources.dataset import Interactions
+from tfmm.splits import Queries
+
+LIST_SIZE = 100
+KS = (1, 5, 10, 20, 50)
+METRICS = ("ndcg", "recall", "hit_rate", "mrr", "map", "precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured.
+
+    Attributes:
+        ablations: "none", "hide" (take each modality from every item at test time) or "retrain" (also train towers
+            on the id alone and on each modality alone; as long again as training, several times over).
+        gallery: shoppers in the report's gallery.
+        batch_size: queries sent at a time.
+        tail_share: the least popular items that together have this share of the training events are the tail.
+    """
+
+    ablations: str = "hide"
+    gallery: int = 8
+    batch_size: int = 64
+    tail_share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.ablations not in ("none", "hide", "retrain"):
+            raise ValueError(f"Expected evaluation.ablations to be none, hide or retrain, got {self.ablations!r}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """What a system recommends.
+
+    Attributes:
+        rows: `[queries, LIST_SIZE]` item rows, best first, -1 = padding.
+        scores: `[queries, LIST_SIZE]`, descending.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+Results = dict[str, np.ndarray]
+"""Metric name -> one value a query, NaN where the query does not count."""
+
+
+def lists_of_scores(scores: np.ndarray, excluded: Ragged) -> Lists:
+    """Returns the best items of dense scores `[queries, num_items]`; those in `excluded` never."""
+    scores = np.array(scores, dtype=np.float32)
+    scores[excluded.row_numbers, excluded.values] = -np.inf
+    size = min(LIST_SIZE, scores.shape[1])
+    rows = np.argpartition(-scores, size - 1, axis=1)[:, :size]
+    found = np.take_along_axis(scores, rows, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    rows, found = np.take_along_axis(rows, order, axis=1), np.take_along_axis(found, order, axis=1)
+    return Lists(np.where(np.isfinite(found), rows, -1), np.where(np.isfinite(found), found, np.finfo(np.float32).min))
+
+
+def exported_lists(
+    version: Path, wire: Mapping[str, object], ids: np.ndarray, *, signature: str, batch_size: int
+) -> Lists:
+    """Returns what a signature of the SavedModel answers to each query.
+
+    Args:
+        version: directory of one exported version.
+        wire: of `candidates.wire_queries`.
+        ids: `[num_items]` item ids.
+        signature: "recommend" or "retrieve".
+        batch_size: queries a call.
+    """
+    call = tf.saved_model.load(str(version)).signatures[signature]
+    row_of = {str(item): row for row, item in enumerate(ids)}
+    row_of[""] = -1
+    count = len(wire[schema.QUERY_TIME])  # type: ignore[arg-type]
+    rows, scores = [], []
+    for start in track(range(0, count, batch_size), f"asking the export: {signature}"):
+        batch = dense_wire(dict(wire), slice(start, start + batch_size))  # type: ignore[arg-type]
+        answer = call(**{name: tf.constant(value) for name, value in batch.items()})
+        names = answer[schema.ITEM_IDS].numpy().astype(str)
+        rows.append(np.vectorize(row_of.__getitem__, otypes=[np.int64])(names)[:, :LIST_SIZE])
+        scores.append(answer[schema.SCORES].numpy()[:, :LIST_SIZE])
+    return Lists(np.concatenate(rows), np.concatenate(scores))
+
+
+def measure(lists: Lists, targets: Ragged) -> Results:
+    """Returns `ndcg@1` .. `precision@50`, one value a query; ties are broken against us."""
+    found = relevance.relevance_of_lists(lists.rows, targets, scores=lists.scores)
+    return metrics.per_query(found, targets.lengths, ks=KS)
+
+
+def per_user(values: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """Returns one value a user with any that counts: the mean over the user's queries."""
+    counted = ~np.isnan(values)
+    sums = np.bincount(users[counted], weights=values[counted])
+    numbers = np.bincount(users[counted])
+    return sums[numbers > 0] / numbers[numbers > 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+    """Parts of the test that a mean hides.
+
+    Attributes:
+        items: name -> `[num_items]` bool: queries are asked for these targets only.
+        queries: name -> `[num_queries]` bool.
+    """
+
+    items: Mapping[str, np.ndarray]
+    queries: Mapping[str, np.ndarray]
+
+
+def slices(queries: Queries, events: Interactions, *, num_items: int, tail_share: float) -> Slices:
+    """Returns warm, cold and tail items, and shoppers by how much they had done.
+
+    Args:
+        queries: the test.
+        events: before the validation period.
+        num_items: size of the catalogue.
+        tail_share: see `EvaluationConfig`.
+    """
+    count = np.bincount(events.item, minlength=num_items)
+    order = np.argsort(count, kind="stable")
+    rare = np.zeros(num_items, dtype=bool)
+    rare[order[np.cumsum(count[order]) <= tail_share * count.sum()]] = True
+    length = queries.history.lengths
+    low, high = np.quantile(length, [1 / 3, 2 / 3])
+    return Slices(
+        items={"warm items": count > 0, "cold items": count == 0, "tail items": rare & (count > 0)},
+        queries={
+            f"up to {low:.0f} events": length <= low,
+            f"{low:.0f} to {high:.0f} events": (length > low) & (length <= high),
+            f"over {high:.0f} events": length > high,
+        },
+    )
+
+
+def summary(lists: Lists, queries: Queries, parts: Slices, *, vectors: np.ndarray, popularity: np.ndarray) -> dict:
+    """Returns a system's entry of `report.json`: metrics and slices, with intervals.
+
+    Args:
+        lists: what the system recommends.
+        queries: the test.
+        parts: of `slices`.
+        vectors: `[num_items, dim]`, in which lists are diverse or not.
+        popularity: `[num_items]` training events, by which lists are novel or not.
+    """
+    results = measure(lists, queries.targets)
+    shown = {name: values for name, values in results.items() if name.split("@")[0] in METRICS}
+    num_items = len(popularity)
+    shown["diversity@10"] = metrics.diversity(lists.rows, vectors, k=10)
+    shown["novelty@10"] = metrics.novelty(lists.rows, popularity, k=10)
+    entry = {name: interval(values, queries.user) for name, values in shown.items()}
+    entry["coverage@10"] = _exact(metrics.coverage(lists.rows, num_items=num_items, k=10), len(queries))
+    entry["gini@10"] = _exact(metrics.gini(lists.rows, num_items=num_items, k=10), len(queries))
+    return {"metrics": entry, "slices": _sliced(lists, queries, parts, results)}
+
+
+def _sliced(lists: Lists, queries: Queries, parts: Slices, results: Results) -> dict:
+    entries = {}
+    for name, kept in parts.queries.items():
+        values = {m: interval(results[m][kept], queries.user[kept]) for m in ("ndcg@10", "recall@10")}
+        entries[name] = values
+    for name, kept in parts.items.items():
+        wanted = kept[queries.targets.values]
+        targets = Ragged.from_groups(
+            queries.targets.row_numbers[wanted], queries.targets.values[wanted], len(queries.targets)
+        )
+        values = measure(lists, targets)
+        entries[name] = {m: interval(values[m], queries.user) for m in ("ndcg@10", "recall@10")}
+    return {name: entry for name, entry in entries.items() if entry["ndcg@10"]["n"]}
+
+
+def interval(values: np.ndarray, users: np.ndarray) -> dict:
+    """Returns a metric as `report.json` holds it: mean over users, 95% interval, number of users."""
+    observed = per_user(values, users)
+    if not len(observed):
+        return {"mean": 0.0, "ci95": [0.0, 0.0], "n": 0}
+    return confidence.mean_interval(observed).to_dict()
+
+
+def _exact(value: float, count: int) -> dict:
+    return {"mean": float(value), "ci95": [float(value), float(value)], "n": count}
+
+
+def compare(ours: Lists, theirs: Lists, queries: Queries, *, names: tuple[str, str], metric: str = "ndcg@10") -> dict:
+    """Returns the paired difference of two systems on the same queries, as `report.json` holds it."""
+    pair = [per_user(measure(lists, queries.targets)[metric], queries.user) for lists in (ours, theirs)]
+    found = confidence.paired_difference(*pair)
+    return {
+        "a": names[0],
+        "b": names[1],
+        "metric": metric,
+        "difference": found.difference,
+        "ci95": [found.low, found.high],
+        "p": found.p,
+        "minimum_detectable_effect": found.detectable,
+    }
+
+
+# --- Baselines -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A closed form with the settings that validation chose.
+
+    Attributes:
+        name: in the report.
+        settings: chosen.
+        static: `[num_items]` scores that are the same for everybody, or None.
+        weights: item-item weights, or None.
+        decay: of the history.
+    """
+
+    name: str
+    settings: Mapping[str, object]
+    static: Optional[np.ndarray] = None
+    weights: Optional[object] = None
+    decay: float = 1.0
+
+    def lists(self, queries: Queries, *, batch_size: int = 512) -> Lists:
+        """Returns what it recommends."""
+        parts = [self._some(queries.take(rows)) for rows in _chunks(len(queries), batch_size)]
+        return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+
+    def _some(self, queries: Queries) -> Lists:
+        if self.static is not None:
+            return lists_of_scores(np.tile(self.static, (len(queries), 1)), queries.history)
+        return lists_of_scores(self.score(queries), queries.history)
+
+    def score(self, queries: Queries) -> np.ndarray:
+        """Returns `[queries, num_items]`."""
+        num_items = self.weights.shape[0]  # type: ignore[union-attr]
+        history = closed_form.history_matrix(queries.history, num_items=num_items, decay=self.decay)
+        return closed_form.score(history, self.weights)  # type: ignore[arg-type]
+
+
+def _chunks(count: int, size: int) -> Iterator[np.ndarray]:
+    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def mean_ndcg(lists: Lists, queries: Queries, *, k: int = 10) -> float:
+    """Returns the mean over users of NDCG@k."""
+    return float(np.mean(per_user(measure(lists, queries.targets)[f"ndcg@{k}"], queries.user)))
+
+
+def fit_baselines(events: Interactions, validation: Queries, *, num_users: int, num_items: int) -> dict[str, Baseline]:
+    """Returns each baseline at the settings that are best on validation NDCG@10.
+
+    Args:
+        events: before the validation period: what the served retriever trains on.
+        validation: chooses.
+        num_users: of the dataset.
+        num_items: of the catalogue.
+    """
+    now = int(events.time.max())
+    matrix = closed_form.interaction_matrix(events.user, events.item, num_users=num_users, num_items=num_items)
+    options: list[Iterator[Baseline]] = [
+        iter([Baseline("popularity", {}, static=closed_form.popularity(events.item, num_items=num_items))]),
+        _recent(events, now, num_items),
+        _neighbours(matrix),
+        _ease(matrix),
+    ]
+    chosen = {}
+    for choices in track(options, "fitting baselines"):
+        best = max(choices, key=lambda baseline: mean_ndcg(baseline.lists(validation), validation))
+        chosen[best.name] = best
+    return chosen
+
+
+def _recent(events: Interactions, now: int, num_items: int) -> Iterator[Baseline]:
+    for days in (7.0, 30.0, 120.0):
+        static = closed_form.recent_popularity(
+            events.item, events.time, now=now, half_life_days=days, num_items=num_items
+        )
+        yield Baseline("recent_popularity", {"half_life_days": days}, static=static)
+
+
+_DECAYS = (1.0, 0.95, 0.9, 0.8, 0.6)
+
+
+def _neighbours(matrix: object) -> Iterator[Baseline]:
+    for shrink in (10.0, 100.0):
+        weights = closed_form.item_knn(matrix, neighbours=200, shrink=shrink)
+        for decay in _DECAYS:
+            yield Baseline("item_knn", {"neighbours": 200, "shrink": shrink, "decay": decay}, None, weights, decay)
+
+
+def _ease(matrix: object) -> Iterator[Baseline]:
+    for l2 in (100.0, 500.0):
+        weights = closed_form.ease(matrix, l2=l2, dtype=np.float32)
+        for decay in _DECAYS:
+            yield Baseline("ease", {"l2": l2, "decay": decay}, None, weights, decay)
+
+
+# --- Ablations and the attainable ------------------------------------------------------------------------------------
+
+
+def hidden_modalities(retriever: Retriever, queries: Queries, context: Ragged) -> dict[str, Lists]:
+    """Returns what retrieval alone recommends, whole and with each modality taken from every item."""
+    options: dict[str, tuple[str, ...]] = {"all modalities": ()}
+    options.update({f"without {name}": (name,) for name in retriever.candidate_tower.modalities})
+    return {name: retrieval_lists(retriever, queries, context, hidden=hidden) for name, hidden in options.items()}
+
+
+def retrieval_lists(retriever: Retriever, queries: Queries, context: Ragged, *, hidden: tuple[str, ...] = ()) -> Lists:
+    """Returns what the towers in memory recommend."""
+    parts = [
+        lists_of_scores(scores, chunk.history)
+        for chunk, scores in score_queries(retriever, queries, context, hidden=hidden)
+    ]
+    return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+
+
+def attainable_lists(queries: Queries, true_utility: np.ndarray) -> Lists:
+    """Returns what an oracle that knows every shopper's true utility would recommend."""
+    parts = [
+        lists_of_scores(true_utility[queries.user[rows]], queries.take(rows).history)
+        for rows in _chunks(len(queries), 512)
+    ]
+    return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))

@@ -1,0 +1,48 @@
+"""The headline table as a person reads it when a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "diversity@10")
+
+
+def headline(report: Mapping[str, Any], console: Console) -> None:
+    """Prints every system with its metrics, the best in bold, what is attainable, and what was compared."""
+    protocol = report["protocol"]
+    table = Table(
+        title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked"
+    )
+    table.add_column("system")
+    for name in _SHOWN:
+        table.add_column(name, justify="right")
+    best = {name: max(model["metrics"][name]["mean"] for model in report["models"].values()) for name in _SHOWN}
+    for system, model in report["models"].items():
+        cells = (_cell(model["metrics"][name], best=best[name]) for name in _SHOWN)
+        table.add_row(system, *cells)
+    attainable = report.get("attainable")
+    if attainable:
+        cells = (_cell(attainable[name]) if name in attainable else "" for name in _SHOWN)
+        table.add_row("attainable", *cells, style="dim")
+    console.print(table)
+    if attainable:
+        console.print(f"retrieval+reranker reaches {attainable['share']:.0%} of the attainable ndcg@10")
+    for row in report.get("comparisons", ()):
+        low, high = row["ci95"]
+        verdict = "above" if low > 0 else "below" if high < 0 else "not told apart from"
+        if row["a"] == "retrieval+reranker":
+            console.print(f"{row['a']} is {verdict} {row['b']}: {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
+
+
+def _cell(statistic: Mapping[str, Any], *, best: float | None = None) -> str:
+    """Returns "mean [low, high]", in bold where the mean is the best."""
+    text = f"{statistic['mean']:.4f}"
+    low, high = statistic.get("ci95", (None, None))
+    if low is not None and low != high:
+        text += f" [{low:.3f}, {high:.3f}]"
+    text = text.replace("[", r"\[")
+    return f"[bold]{text}[/]" if statistic["mean"] == best else text

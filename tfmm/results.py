@@ -1,0 +1,148 @@
+"""What the report says: every system measured on the test queries, put together by the contract of `report.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfmm import evaluation
+from tfmm.config import Config
+from tfmm.evaluation import KS, Baseline, Lists
+from tfmm.report import Card, GalleryRow
+from tfmm.retrieval import Retriever
+from tfmm.stages import Shop
+
+OURS = "retrieval+reranker"
+RETRIEVAL = "retrieval"
+
+
+def recommend_all(config: Config, shop: Shop, version: Path, baselines: Mapping[str, Baseline]) -> dict[str, Lists]:
+    """Returns what each system recommends to the test queries: the baselines, and both stages of the export."""
+    queries = shop.parts.test
+    systems = {name: baseline.lists(queries) for name, baseline in baselines.items()}
+    for name, signature in ((RETRIEVAL, "retrieve"), (OURS, "recommend")):
+        systems[name] = evaluation.exported_lists(
+            version,
+            shop.wire(queries),
+            shop.dataset.items.ids,
+            signature=signature,
+            batch_size=config.evaluation.batch_size,
+        )
+    return systems
+
+
+def build_report(
+    config: Config,
+    shop: Shop,
+    systems: Mapping[str, Lists],
+    *,
+    baselines: Mapping[str, Baseline],
+    retriever: Retriever,
+    curves: Mapping[str, Any],
+    timings: Mapping[str, float],
+    argv: list[str],
+) -> dict[str, Any]:
+    """Returns `report.json` as a value."""
+    queries, dataset = shop.parts.test, shop.dataset
+    parts = evaluation.slices(
+        queries, shop.parts.refit, num_items=len(shop.table), tail_share=config.evaluation.tail_share
+    )
+    popularity = np.bincount(shop.parts.refit.item, minlength=len(shop.table)).astype(np.float32)
+    vectors = retriever.corpus_vectors().numpy()
+    entries = {
+        name: evaluation.summary(lists, queries, parts, vectors=vectors, popularity=popularity)
+        for name, lists in systems.items()
+    }
+    for name, baseline in baselines.items():
+        entries[name]["settings"] = dict(baseline.settings)
+    report: dict[str, Any] = {
+        "schema_version": 1,
+        "dataset": _dataset(shop),
+        "protocol": {
+            **shop.parts.protocol,
+            "queries": len(queries),
+            "shoppers": len(np.unique(queries.user)),
+            "ranking": "the whole catalogue; items of the history are excluded; ties are broken against us",
+            "intervals": "95% percentile bootstrap over shoppers",
+        },
+        "models": entries,
+        "comparisons": _comparisons(systems, queries),
+        "ablations": _ablations(config, shop, retriever),
+        "by_k": {name: _by_k(entry["metrics"]) for name, entry in entries.items()},
+        "curves": dict(curves),
+        "timings": dict(timings),
+        "findings": [dataclasses.asdict(finding) for finding in dataset.findings],
+        "configuration": config.to_dict(),
+        "reproduce": ["python train.py " + " ".join(argv or sys.argv[1:])],
+    }
+    if dataset.true_utility is not None:
+        report["attainable"] = _attainable(shop, entries[OURS]["metrics"])
+    return report
+
+
+def _dataset(shop: Shop) -> dict[str, Any]:
+    dataset, table = shop.dataset, shop.table
+    present = {f"items with {name}": int(mask.sum()) for name, mask in table.present.items()}
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint(),
+        "items": len(dataset.items),
+        "users": len(dataset.users),
+        "interactions": len(dataset.interactions),
+        "cold items": int(shop.parts.cold_items(len(table)).sum()),
+        **present,
+    }
+
+
+def _comparisons(systems: Mapping[str, Lists], queries: Any) -> list[dict[str, Any]]:
+    against = [(OURS, name) for name in systems if name != OURS]
+    against += [(RETRIEVAL, name) for name in systems if name not in (OURS, RETRIEVAL)]
+    return [evaluation.compare(systems[a], systems[b], queries, names=(a, b)) for a, b in against]
+
+
+def _by_k(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: {str(k): metrics[f"{name}@{k}"] for k in KS} for name in ("ndcg", "recall")}
+
+
+def _ablations(config: Config, shop: Shop, retriever: Retriever) -> dict[str, Any]:
+    if config.evaluation.ablations == "none":
+        return {}
+    queries = shop.parts.test
+    hidden = evaluation.hidden_modalities(retriever, queries, shop.context)
+    return {"taken away at test time (retrieval)": {n: _brief(lists, shop) for n, lists in hidden.items()}}
+
+
+def _brief(lists: Lists, shop: Shop) -> dict[str, Any]:
+    queries = shop.parts.test
+    found = evaluation.measure(lists, queries.targets)
+    return {name: evaluation.interval(found[name], queries.user) for name in ("ndcg@10", "recall@10")}
+
+
+def _attainable(shop: Shop, ours: Mapping[str, Any]) -> dict[str, Any]:
+    lists = evaluation.attainable_lists(shop.parts.test, shop.dataset.true_utility)  # type: ignore[arg-type]
+    best = _brief(lists, shop)
+    return {**best, "share": ours["ndcg@10"]["mean"] / max(best["ndcg@10"]["mean"], 1e-12)}
+
+
+def gallery(config: Config, shop: Shop, lists: Lists, *, shown: int = 8) -> list[GalleryRow]:
+    """Returns some test shoppers with what they had and what they are recommended, hits marked."""
+    queries = shop.parts.test
+    chosen = np.random.default_rng(config.seed).permutation(len(queries))[: config.evaluation.gallery]
+    rows = []
+    for query in chosen:
+        history = [_card(shop, row) for row in queries.history[query][-shown:]]
+        right = set(queries.targets[query].tolist())
+        best = [row for row in lists.rows[query][:shown] if row >= 0]
+        recommended = [_card(shop, row, hit=int(row) in right) for row in best]
+        rows.append(GalleryRow(str(shop.dataset.users.ids[queries.user[query]]), tuple(history), tuple(recommended)))
+    return rows
+
+
+def _card(shop: Shop, row: int, *, hit: bool = False) -> Card:
+    items = shop.dataset.items
+    return Card(str(items.ids[row]), str(items.titles[row]), items.images.read(int(row)), hit=hit)

@@ -1,0 +1,249 @@
+"""The stages of a run, each a function of the configuration and of what the stages before it made."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import tensorflow as tf
+
+from tfmm import closed_form, evaluation, pipelines, records, reranking, retrieval, schema
+from tfmm.candidates import Behaviour, Candidates, behaviour, example_lists, wire_queries
+from tfmm.config import Config
+from tfmm.encoders.attributes import learn_attributes
+from tfmm.encoders.image import ImageEncoder
+from tfmm.encoders.sentence import SentenceEncoder
+from tfmm.evaluation import Baseline
+from tfmm.export import EXAMPLES, RawEncoders
+from tfmm.features import ItemFeatures, item_features
+from tfmm.progress import counter
+from tfmm.ragged import Ragged
+from tfmm.records import ExampleLists, ItemTable, Sequences
+from tfmm.reranking import ListwiseScorer
+from tfmm.retrieval import Retriever
+from tfmm.serving.queries import Query, build_example, build_request
+from tfmm.sources.dataset import Dataset, Interactions
+from tfmm.splits import Queries, Split
+
+_log = logging.getLogger(__name__)
+_EASE_UP_TO = 12_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop:
+    """The data as every later stage sees it.
+
+    Attributes:
+        dataset: as it was read.
+        table: the items with their encoded vectors.
+        encoders: which made them.
+        parts: who may see what.
+        context: "field=value" of every user.
+        records: where the TFRecords stand.
+    """
+
+    dataset: Dataset
+    table: ItemTable
+    encoders: RawEncoders
+    parts: Split
+    context: Ragged
+    records: Path
+
+    def wire(self, queries: Queries) -> dict[str, Any]:
+        """Returns the queries as they go over the wire."""
+        return wire_queries(queries, self.dataset.items.ids, self.dataset.event_types, self.context)
+
+
+def encode(config: Config, dataset: Dataset, directory: Path) -> tuple[ItemTable, RawEncoders]:
+    """Returns the items with vectors of all their modalities; what was encoded before is read from the records."""
+    items = dataset.items
+    image = ImageEncoder(config.image) if config.image_encoder == "pretrained" and items.images.present.any() else None
+    text = SentenceEncoder() if config.text_encoder == "pretrained" and (items.text != "").any() else None
+    encoders = {name: encoder for name, encoder in (("image", image), ("text", text)) if encoder is not None}
+    with counter("encoding items", total=len(items)) as advance:
+        done = [0]
+
+        def progress(now: int, _: int) -> None:
+            advance(now - done[0])
+            done[0] = now
+
+        table = records.write_items(dataset, directory, encoders=encoders, progress=progress)
+    return table, RawEncoders(image, text)
+
+
+def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]] = None) -> ItemFeatures:
+    """Returns what the towers read; only items with a training event teach vocabularies, and only they have ids."""
+    text = config.text if config.text_encoder == "trained" else None
+    trained = _with_events(shop, shop.parts.train)
+    return item_features(shop.table, trained=trained, modalities=modalities, text=text)
+
+
+def _with_events(shop: Shop, events: Interactions) -> np.ndarray:
+    found = np.zeros(len(shop.table), dtype=bool)
+    found[events.item] = True
+    return found
+
+
+def train_towers(
+    config: Config, shop: Shop, items: ItemFeatures, *, directory: Path
+) -> tuple[Retriever, dict[str, list[float]]]:
+    """Returns the towers trained on the retriever's period, and the training curves."""
+    retriever = make_towers(config, shop, items, shop.parts.train)
+    return retriever, _fit_towers(config, shop, retriever, shop.parts.train, name="train", directory=directory)
+
+
+def refit_towers(config: Config, shop: Shop, early: Retriever, items: ItemFeatures, *, directory: Path) -> Retriever:
+    """Returns the towers that are served: `early`, trained a little further with the reranker's period added.
+
+    They stay close to those that the reranker's lists came from. Where validation finds them no better, they stay
+    those.
+    """
+    retriever = make_towers(config, shop, items, shop.parts.refit)
+    retriever.set_weights(early.get_weights())
+    before = retrieval.ndcg(retriever, shop.parts.validation, shop.context)
+    if config.refit_epochs:
+        gently = dataclasses.replace(
+            config.retrieval, epochs=config.refit_epochs, learning_rate=config.retrieval.learning_rate / 4
+        )
+        retriever.config = gently
+        curves = _fit_towers(config, shop, retriever, shop.parts.refit, name="refit", directory=directory)
+        after = max(curves["validation ndcg@10"])
+        _log.info("refit: validation ndcg@10 %.4f -> %.4f", before, after)
+        if after < before:
+            retriever.set_weights(early.get_weights())
+    return retriever
+
+
+def make_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interactions) -> Retriever:
+    """Returns untrained towers."""
+    users = shop.dataset.users
+    return Retriever(
+        config.towers,
+        config.retrieval,
+        items=items,
+        context=learn_attributes(users.categorical, {}, rows=np.unique(events.user)),
+        num_events=len(shop.dataset.event_types),
+        frequency=np.bincount(events.item, minlength=items.num_items),
+    )
+
+
+def _fit_towers(
+    config: Config, shop: Shop, retriever: Retriever, events: Interactions, *, name: str, directory: Path
+) -> dict[str, list[float]]:
+    ids, types = shop.dataset.items.ids, shop.dataset.event_types
+    records.write_sequences(_sequences(shop, events), shop.records, name, item_ids=ids, event_types=types)
+    batches = pipelines.sequence_batches(
+        shop.records,
+        name,
+        batch_size=config.retrieval.batch_size,
+        max_length=config.towers.max_length,
+        shuffle=True,
+        seed=config.seed,
+    )
+    return retrieval.fit(
+        retriever,
+        batches,
+        validation=shop.parts.validation,
+        context=shop.context,
+        directory=directory / "checkpoints" / name,
+        resume=config.resume,
+    )
+
+
+def _sequences(shop: Shop, events: Interactions) -> Sequences:
+    users = shop.dataset.users
+    grouped = {
+        name: Ragged.from_groups(events.user, getattr(events, column), len(users))
+        for name, column in (("items", "item"), ("times", "time"), ("events", "event"))
+    }
+    active = np.flatnonzero(grouped["items"].lengths > 1)
+    taken = {name: column.take(active) for name, column in grouped.items()}
+    return Sequences(user_ids=users.ids[active], context=shop.context.take(active), **taken)
+
+
+def item_item(config: Config, shop: Shop, events: Interactions, ease: Baseline) -> Any:
+    """Returns item-item weights from the events: EASE at the settings that validation chose, or item_knn."""
+    num_items = len(shop.table)
+    matrix = closed_form.interaction_matrix(
+        events.user, events.item, num_users=len(shop.dataset.users), num_items=num_items
+    )
+    if config.item_item == "item_knn" or (config.item_item == "auto" and num_items > _EASE_UP_TO):
+        return closed_form.item_knn(matrix, neighbours=config.candidates.neighbours, shrink=10.0)
+    return closed_form.ease(matrix, l2=float(ease.settings["l2"]), dtype=np.float32)  # type: ignore[arg-type]
+
+
+def make_candidates(
+    config: Config, shop: Shop, retriever: Retriever, items: ItemFeatures, events: Interactions, weights: Any
+) -> Candidates:
+    """Returns candidate generation with what `events` say of the items."""
+    known: Behaviour = behaviour(events, shop.table.launched, item_item=weights, config=config.candidates)
+    dataset = shop.dataset
+    return Candidates(
+        retriever, items, known, config.candidates, ids=dataset.items.ids, event_types=dataset.event_types
+    )
+
+
+def train_reranker(
+    config: Config, shop: Shop, candidates: Candidates, *, directory: Path
+) -> tuple[ListwiseScorer, dict[str, list[float]]]:
+    """Returns a scorer trained on lists of a period that the candidates' retriever has not seen, and its curves."""
+    ids = shop.dataset.items.ids
+    batches = {}
+    for name, queries in (("rerank_train", shop.parts.rerank), ("rerank_validation", shop.parts.validation)):
+        lists = example_lists(candidates, queries, shop.wire(queries), ids)
+        _log.info("%s: %d of %d lists hold a target", name, len(lists.items), len(queries))
+        records.write_example_lists(lists, shop.records, name)
+        batches[name] = pipelines.example_list_batches(
+            shop.records,
+            name,
+            batch_size=config.reranking.batch_size,
+            list_size=candidates.size,
+            shuffle=name == "rerank_train",
+            seed=config.seed,
+        )
+    scorer = ListwiseScorer(config.reranking)
+    curves = reranking.fit(
+        scorer,
+        config.reranking,
+        train=reranking.featurise(batches["rerank_train"], candidates),
+        validation=reranking.featurise(batches["rerank_validation"], candidates),
+        directory=directory / "checkpoints" / "reranker",
+    )
+    return scorer, curves
+
+
+def baselines(shop: Shop) -> dict[str, Baseline]:
+    """Returns every baseline at the settings that validation chose."""
+    return evaluation.fit_baselines(
+        shop.parts.refit, shop.parts.validation, num_users=len(shop.dataset.users), num_items=len(shop.table)
+    )
+
+
+def set_seed(seed: int) -> None:
+    """Makes what follows repeatable, as far as threads allow."""
+    tf.keras.utils.set_random_seed(seed)
+
+
+def warmup_requests(shop: Shop) -> dict[str, dict[str, np.ndarray]]:
+    """Returns one request for each signature: two test queries, a typed one, and an item."""
+    ids, queries = shop.dataset.items.ids, shop.parts.test.take(np.arange(min(2, len(shop.parts.test))))
+    wire = shop.wire(queries)
+    asked = [Query(history=[str(item) for item in history]) for history in wire[schema.HISTORY]]
+    dense, typed = build_request(asked), build_request([Query(text="a")])
+    lists = ExampleLists(
+        items=Ragged.from_rows([ids[:5]] * len(queries), object),
+        labels=np.zeros(min(5, len(ids)) * len(queries), np.float32),
+        query=wire,
+    )
+    text = np.array([str(shop.table.titles[0])], dtype=object)
+    return {
+        "serving_default": typed if shop.encoders.text else dense,
+        **{name: dense for name in ("recommend", "retrieve", "embed_query")},
+        "recommend_examples": {EXAMPLES: np.array([build_example(query) for query in asked], dtype=object)},
+        "rank": {EXAMPLES: np.array(list(records.serialise_lists(lists)), dtype=object)},
+        "embed_item": {"text": text, "image": np.array([b""], object), "attributes": np.zeros([1, 0], object)},
+        "similar_items": {"item_ids": ids[:1].astype(object)},
+    }

@@ -1,0 +1,151 @@
+"""The stages in order: a shop's files -> records -> towers -> reranker -> SavedModel -> report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Optional
+
+from rich.logging import RichHandler
+
+from tfmm import results, sources, stages
+from tfmm.config import Config, parse
+from tfmm.export import Service, export
+from tfmm.progress import console
+from tfmm.records import context_terms
+from tfmm.report import write_report
+from tfmm.report.terminal import headline
+from tfmm.serving.catalogue import write_catalogue
+from tfmm.serving.models_config import write_models_config
+from tfmm.serving.warmup import write_warmup
+from tfmm.splits import split
+from tfmm.stages import Shop
+
+_log = logging.getLogger(__name__)
+MODEL = "tfmm"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Runs every stage; returns 0, or 2 after a sentence about what is wrong with the input."""
+    config = parse(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console)])
+    try:
+        run(config, argv=list(sys.argv[1:] if argv is None else argv))
+    except (ValueError, FileNotFoundError) as error:
+        _log.debug("where it happened", exc_info=True)
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        return 2
+    return 0
+
+
+def run(config: Config, *, argv: list[str]) -> Path:
+    """Returns the exported version, after the report stands in the run's directory."""
+    clock = _Clock()
+    stages.set_seed(config.seed)
+    with clock("load"):
+        dataset = sources.load(
+            config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
+        )
+    for finding in dataset.findings:
+        _log.warning("%s", finding)
+    mark = dataset.fingerprint()
+    directory = config.runs / (config.run or f"{dataset.name}-{mark[:8]}-seed{config.seed}")
+    _start(config, directory, fingerprint=mark)
+    with clock("encode"):
+        where = config.records / f"{dataset.name}-{mark[:8]}"
+        table, encoders = stages.encode(config, dataset, where)
+    parts = split(dataset, config.splits)
+    shop = Shop(dataset, table, encoders, parts, context_terms(dataset.users), where)
+
+    with clock("baselines"):
+        baselines = stages.baselines(shop)
+    with clock("train retriever"):
+        items = stages.features_of(config, shop)
+        early, curves = stages.train_towers(config, shop, items, directory=directory)
+    with clock("train reranker"):
+        weights = stages.item_item(config, shop, parts.train, baselines["ease"])
+        candidates = stages.make_candidates(config, shop, early, items, parts.train, weights)
+        scorer, rerank_curves = stages.train_reranker(config, shop, candidates, directory=directory)
+    with clock("refit retriever"):
+        items = items.with_ids(~parts.cold_items(len(table)))
+        retriever = stages.refit_towers(config, shop, early, items, directory=directory)
+        weights = stages.item_item(config, shop, parts.refit, baselines["ease"])
+        candidates = stages.make_candidates(config, shop, retriever, items, parts.refit, weights)
+    with clock("export"):
+        service = Service(candidates, scorer, items, encoders)
+        version = export(service, config.saved_models / MODEL, beside=lambda path: _beside(path, shop))
+        write_models_config(config.saved_models)
+    with clock("evaluate"):
+        systems = results.recommend_all(config, shop, version, baselines)
+        report = results.build_report(
+            config,
+            shop,
+            systems,
+            baselines=baselines,
+            retriever=retriever,
+            curves={"retrieval": curves, "reranking": rerank_curves},
+            timings=clock.seconds,
+            argv=argv,
+        )
+    gallery = results.gallery(config, shop, systems[results.OURS])
+    paths = write_report(report, directory, gallery=gallery)
+    headline(report, console)
+    for name, path in (("model", version), ("report", paths[1]), ("numbers", paths[0])):
+        console.print(f"{name:<8} {path}", highlight=False, soft_wrap=True)
+    return version
+
+
+def _start(config: Config, directory: Path, *, fingerprint: str) -> None:
+    """Writes `run.json`; a run that is resumed must be the same run.
+
+    Raises:
+        ValueError: `--resume` with other settings than the run began with.
+    """
+    path = directory / "run.json"
+    settings = {name: value for name, value in config.to_dict().items() if name != "resume"}
+    settings = json.loads(json.dumps(settings, default=str))
+    if config.resume and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))["configuration"]
+        other = sorted(name for name in settings if settings[name] != before.get(name))
+        if other:
+            raise ValueError(
+                f"Expected --resume with the settings of {path}, got other values of {', '.join(other)}; leave "
+                f"--resume out to begin anew, or name another --run."
+            )
+    packages = ("tensorflow", "keras", "tensorflow-recommenders", "tensorflow-ranking", "numpy")
+    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+    content = {"configuration": settings, "seed": config.seed, "versions": versions, "data": fingerprint}
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".run.json.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _beside(path: Path, shop: Shop) -> None:
+    """Writes into a version what a server and a person need beside the graph: warm-up requests and a catalogue."""
+    items = shop.dataset.items
+    pictures = (items.images.read(row) for row in range(len(items)))
+    write_catalogue(path / "assets.extra", list(items.ids), list(items.titles), pictures)
+    write_warmup(path, stages.warmup_requests(shop), name=MODEL)
+
+
+class _Clock:
+    """Names stages as they begin, and remembers how long each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        _log.info("[%d] %s", len(self.seconds) + 1, stage)
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - started
