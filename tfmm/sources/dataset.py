@@ -184,13 +184,13 @@ class Dataset:
         _check_events(self)
 
     def fingerprint(self) -> str:
-        """Returns 16 hex digits that change with any id, text, attribute, event or picture (path and size)."""
+        """Returns 16 hex digits that change with anything that training reads; of a picture's file, name and size."""
         digest = hashlib.sha256()
-        for array in (self.items.ids, self.items.text, self.users.ids):
+        for array in (self.items.ids, self.items.text, self.items.titles, self.users.ids, self.event_types):
             digest.update("\x00".join(array).encode())
-        for column in dataclasses.astuple(self.interactions):
+        for column in (*dataclasses.astuple(self.interactions), self.items.launched):
             digest.update(np.ascontiguousarray(column).tobytes())
-        for field, ragged in sorted(self.items.categorical.items()):
+        for field, ragged in (*sorted(self.items.categorical.items()), *sorted(self.users.categorical.items())):
             digest.update("\x00".join([field, *ragged.values]).encode() + ragged.offsets.tobytes())
         for field, numbers in sorted({**self.items.numeric, **self.items.vectors}.items()):
             digest.update(field.encode() + np.ascontiguousarray(numbers).tobytes())
