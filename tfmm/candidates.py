@@ -112,7 +112,7 @@ class Candidates(tf.Module):
             event_types: names on the wire, weakest first.
         """
         super().__init__(name="candidates")
-        self.config, self.retriever = config, retriever
+        self.config, self.towers, self.temperature = config, retriever.towers, retriever.config.temperature
         self.item_ids = ItemIds(ids)
         pairs = tf.lookup.KeyValueTensorInitializer(
             tf.constant(event_types), tf.range(len(event_types), dtype=tf.int64)
@@ -121,15 +121,15 @@ class Candidates(tf.Module):
         self.size = config.retrieved + config.co_visited
         table = retriever.corpus_vectors()
         corpus = {name: column[:-1] for name, column in retriever.columns.items()}
-        modal = unit(retriever.candidate_tower.project(corpus)) * tf.cast(corpus["present"], tf.float32)[..., None]
+        modal = unit(retriever.towers.candidate.project(corpus)) * tf.cast(corpus["present"], tf.float32)[..., None]
         self.table = _frozen(table, "table")
         self.corpus = _frozen(unit(table), "corpus")
         self.modal = _frozen(modal, "modal")  # [num_items, modalities, dim]
         self.neighbours = tuple(_frozen(part, "neighbours") for part in known.neighbours)
         self.launched = _frozen(known.launched, "launched")
         self.static = _frozen(_static_features(known, items), "static")
-        modalities = [name for name in retriever.candidate_tower.modalities if name != ID]
-        self._modal_columns = [retriever.candidate_tower.modalities.index(name) for name in modalities]
+        modalities = [name for name in retriever.towers.candidate.modalities if name != ID]
+        self._modal_columns = [retriever.towers.candidate.modalities.index(name) for name in modalities]
         self.feature_names = (
             *("retrieval", "retrieval_in_list", "co_visited", "co_visited_last", "age_of_launch", "history_length"),
             *(f"{name}_like_history" for name in modalities),
@@ -146,12 +146,12 @@ class Candidates(tf.Module):
         """
         ids = query[schema.HISTORY]
         rows = self.item_ids.rows(ids)
-        length = self.retriever.towers.max_length
+        length = self.towers.config.max_length
         columns = (rows, _like(query[schema.HISTORY_TIMES], ids, 0), self._event_rows(query, ids))
         known = rows >= 0
         rows, times, events = (_newest(column, known, length) for column in columns)
         rows = tf.where(tf.sequence_mask(tf.minimum(_count(known), length), tf.shape(rows)[1]), rows, -1)
-        vector = self.retriever.embed_queries(self.table, rows, times, events, query[schema.CONTEXT])
+        vector = self.towers.embed_queries(self.table, rows, times, events, query[schema.CONTEXT])
         return {**query, "rows": rows, "vector": vector, "seen": self.item_ids.rows(ids)}
 
     def _event_rows(self, query: Tensors, ids: tf.Tensor) -> tf.Tensor:
@@ -183,7 +183,7 @@ class Candidates(tf.Module):
         """
         mask, safe = rows >= 0, tf.maximum(rows, 0)
         item = tf.gather(self.corpus, safe)
-        near = tf.einsum("bd,bcd->bc", query["vector"], item) / self.retriever.config.temperature
+        near = tf.einsum("bd,bcd->bc", query["vector"], item) / self.temperature
         history, importance = query["rows"], self._importance(query["rows"])
         newest = tf.cast(importance == 1.0, tf.float32)
         columns = [
@@ -200,7 +200,7 @@ class Candidates(tf.Module):
         return {"example": example, "item": item, "query": query["vector"], "mask": mask}
 
     def _scores(self, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:
-        scores = tf.matmul(query["vector"], self.corpus, transpose_b=True) / self.retriever.config.temperature
+        scores = tf.matmul(query["vector"], self.corpus, transpose_b=True) / self.temperature
         return self._forbid(scores, query, allowed)
 
     def _forbid(self, scores: tf.Tensor, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:

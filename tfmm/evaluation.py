@@ -322,7 +322,7 @@ def _ease(matrix: object) -> Iterator[Baseline]:
 def hidden_modalities(retriever: Retriever, queries: Queries, context: Ragged) -> dict[str, Lists]:
     """Returns what retrieval alone recommends, whole and with each modality taken from every item."""
     options: dict[str, tuple[str, ...]] = {"all modalities": ()}
-    options.update({f"without {name}": (name,) for name in retriever.candidate_tower.modalities})
+    options.update({f"without {name}": (name,) for name in retriever.towers.candidate.modalities})
     return {name: retrieval_lists(retriever, queries, context, hidden=hidden) for name, hidden in options.items()}
 
 

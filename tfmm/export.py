@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -44,7 +46,7 @@ class Service(tf.Module):
     ) -> None:
         super().__init__(name="tfmm")
         self.candidates, self.scorer = candidates, scorer
-        self._tower = candidates.retriever.candidate_tower
+        self._tower = candidates.towers.candidate
         self._nobody = items.num_items
         self._image = encoders.image if "image" in items.content else None
         self._sentence = encoders.text if "text" in items.content else None
@@ -216,7 +218,20 @@ def export(service: Service, model_dir: Path, *, beside: Callable[[Path], None] 
     versions = [int(path.name) for path in model_dir.iterdir() if path.name.isdigit()]
     final = model_dir / str(max(versions, default=0) + 1)
     writing = model_dir / f".writing-{final.name}-{os.getpid()}"
-    tf.saved_model.save(service, str(writing), signatures=service.signatures())
+    with _quiet():
+        tf.saved_model.save(service, str(writing), signatures=service.signatures())
     beside(writing)
     os.rename(writing, final)
     return final
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides Keras' warnings that layers cannot be loaded back as Keras objects: a server loads signatures."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -12,12 +12,12 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from tfmm import losses, metrics, relevance
-from tfmm.encoders.attributes import AttributeLookup, AttributeVocabulary
+from tfmm.encoders.attributes import AttributeVocabulary
 from tfmm.features import PRESENT, ItemFeatures
 from tfmm.progress import counter
 from tfmm.ragged import Ragged
 from tfmm.splits import Queries
-from tfmm.towers import CandidateTower, QueryTower, TowerConfig, unit
+from tfmm.towers import TowerConfig, Towers, look_up, unit
 
 _log = logging.getLogger(__name__)
 
@@ -76,32 +76,30 @@ class Retriever(tfrs.Model):
             frequency: `[num_items]`, how often each is a target in training: what logQ corrects for when sampling.
         """
         super().__init__()
-        self.towers, self.config, self.num_items = towers, config, items.num_items
+        self.config, self.num_items = config, items.num_items
         self.columns = {name: tf.constant(column) for name, column in items.columns.items()}
-        self.context_lookup = AttributeLookup(context)
-        self.candidate_tower = CandidateTower(towers, items)
-        self.query_tower = QueryTower(towers, num_events=num_events, num_context=len(context))
+        self.towers = Towers(towers, items, context=context, num_events=num_events)
         self.probability = tf.constant(frequency / max(frequency.sum(), 1), tf.float32)
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(config.learning_rate * 10)
         self._build()
 
     def _build(self) -> None:
         """Makes every weight, so that checkpoints can be read before the first step."""
-        vectors = self.item_vectors(tf.constant([0, self.num_items]))[:, tf.newaxis]
-        empty = tf.zeros([2, 1], tf.int32)
-        self.query_tower(vectors, empty < 0, tf.cast(empty, tf.int64), empty, empty)
+        table = self.item_vectors(tf.constant([0, self.num_items]))
+        rows = tf.zeros([1, 1], tf.int32)
+        self.towers.embed_queries(table, rows, tf.cast(rows, tf.int64), rows, tf.constant([[""]]))
 
     def item_vectors(self, rows: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """Returns `[batch, dim]` for item rows, not of length 1; row `num_items` is an item without anything."""
         batch = {name: tf.gather(column, rows) for name, column in self.columns.items()}
-        return self.candidate_tower(batch, training=training)
+        return self.towers.candidate(batch, training=training)
 
     def corpus_vectors(self, *, training: bool = False, hidden: tuple[str, ...] = ()) -> tf.Tensor:
         """Returns `[num_items, dim]`, as if the `hidden` modalities were missing from every item."""
         corpus = {name: column[:-1] for name, column in self.columns.items()}
-        kept = tf.constant([name not in hidden for name in self.candidate_tower.modalities])
+        kept = tf.constant([name not in hidden for name in self.towers.candidate.modalities])
         corpus[PRESENT] &= kept
-        return self.candidate_tower(corpus, training=training)
+        return self.towers.candidate(corpus, training=training)
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Returns the mean loss over every position of every window that has a new item to predict.
@@ -113,7 +111,7 @@ class Retriever(tfrs.Model):
         if self.sampled:
             return self._sampled_loss(batch, training)
         corpus = self.corpus_vectors(training=training)
-        queries, targets, window = self._positions(batch, _lookup(corpus, batch["items"]), training)
+        queries, targets, window = self._positions(batch, look_up(corpus, batch["items"]), training)
         logits = tf.matmul(unit(queries), unit(corpus), transpose_b=True) / self.config.temperature
         negative = ~tf.gather(multi_hot(batch["known"], self.num_items), window)
         return tf.reduce_mean(losses.softmax_loss(logits, targets, where=negative))
@@ -132,7 +130,7 @@ class Retriever(tfrs.Model):
         rows, index = tf.unique(tf.concat([in_batch, uniform], axis=0))
         vectors = self.item_vectors(rows, training=training)
         columns = tf.tensor_scatter_nd_update(tf.fill(tf.shape(items), -1), places, index[: tf.size(in_batch)])
-        queries, targets, window = self._positions(batch, _lookup(vectors, columns), training, answers=columns)
+        queries, targets, window = self._positions(batch, look_up(vectors, columns), training, answers=columns)
         logits = tf.matmul(unit(queries), unit(vectors), transpose_b=True) / self.config.temperature
         logits -= losses.log_inclusion(
             tf.gather(self.probability, rows),
@@ -148,8 +146,8 @@ class Retriever(tfrs.Model):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Returns queries `[n, dim]`, answers `[n]` and windows `[n]` of all positions that predict a new item."""
         items = batch["items"]
-        context = self.context_lookup(batch["context"])
-        queries = self.query_tower(vectors, items >= 0, batch["times"], batch["events"], context, training=training)
+        context = self.towers.context_ids(batch["context"])
+        queries = self.towers.query(vectors, items >= 0, batch["times"], batch["events"], context, training=training)
         where = tf.where((items >= 0) & ~_seen_before(items))
         return tf.gather_nd(queries, where), tf.gather_nd(items if answers is None else answers, where), where[:, 0]
 
@@ -159,27 +157,11 @@ class Retriever(tfrs.Model):
             loss = self.compute_loss(batch, training=True)
         variables = self.trainable_variables
         pairs = list(zip(tape.gradient(loss, variables), variables))
-        table = self.candidate_tower.ids.embeddings if self.sampled else None
+        table = self.towers.candidate.ids.embeddings if self.sampled else None
         self.optimizer.apply_gradients([(g, v) for g, v in pairs if v is not table])
         if table is not None:
             self.sparse_optimizer.apply_gradients([(g, v) for g, v in pairs if v is table])
         return {"loss": loss}
-
-    def embed_queries(
-        self, table: tf.Tensor, items: tf.Tensor, times: tf.Tensor, events: tf.Tensor, context: tf.Tensor
-    ) -> tf.Tensor:
-        """Returns `[batch, dim]` of length 1: what each shopper asks for now.
-
-        Args:
-            table: `[num_items, dim]`, of `corpus_vectors`.
-            items: `[batch, length]` int32 rows, left-aligned, oldest first, -1 = nothing.
-            times: `[batch, length]` int64 seconds.
-            events: `[batch, length]` int32.
-            context: `[batch, terms]` string "field=value".
-        """
-        queries = self.query_tower(_lookup(table, items), items >= 0, times, events, self.context_lookup(context))
-        last = tf.reduce_sum(tf.cast(items >= 0, tf.int32), axis=1)
-        return unit(tf.gather(queries, last, batch_dims=1))
 
 
 def score_queries(
@@ -198,8 +180,8 @@ def score_queries(
     corpus = unit(table)
     for start in range(0, len(queries), batch_size):
         chunk = queries.take(np.arange(start, min(start + batch_size, len(queries))))
-        dense = dense_queries(chunk, context, max_length=retriever.towers.max_length)
-        vectors = retriever.embed_queries(table, *(tf.constant(column) for column in dense))
+        dense = dense_queries(chunk, context, max_length=retriever.towers.config.max_length)
+        vectors = retriever.towers.embed_queries(table, *(tf.constant(column) for column in dense))
         yield chunk, tf.matmul(vectors, corpus, transpose_b=True).numpy()
 
 
@@ -268,7 +250,7 @@ class _Training:
         self.curves: dict[str, list[float]] = {"loss": [], "validation ndcg@10": []}
         self._losses = tf.Variable([0.0] * 0, shape=[None], dtype=tf.float32, trainable=False)
         self._values = tf.Variable([0.0] * 0, shape=[None], dtype=tf.float32, trainable=False)
-        weights = {"candidates": retriever.candidate_tower, "queries": retriever.query_tower}
+        weights = {"towers": retriever.towers}
         optimizers = {"optimizer": retriever.optimizer, "sparse": retriever.sparse_optimizer}
         curves = {"losses": self._losses, "values": self._values}
         last = tf.train.Checkpoint(**weights, **optimizers, **curves)
@@ -309,11 +291,6 @@ def _optimizer(config: RetrievalConfig, *, steps_per_epoch: int) -> tf.keras.opt
         warmup_steps=steps_per_epoch,
     )
     return tf.keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)
-
-
-def _lookup(table: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Returns `table[rows]`, zeros where a row is -1."""
-    return tf.gather(table, tf.maximum(rows, 0)) * tf.cast(rows >= 0, table.dtype)[..., tf.newaxis]
 
 
 def _seen_before(items: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tfmm.encoders.attributes import AttributeEncoder
+from tfmm.encoders.attributes import AttributeEncoder, AttributeLookup, AttributeVocabulary
 from tfmm.encoders.text import make_text_encoder
 from tfmm.features import ATTRIBUTES, ID, NUMERIC, PRESENT, SUBWORDS, ItemFeatures
 from tfmm.fusion import fusion
@@ -147,6 +147,40 @@ class QueryTower(tf.keras.layers.Layer):
         for block in self.blocks:
             x = block(x, mask, training=training)
         return self.norm(x)
+
+
+class Towers(tf.Module):
+    """Both towers and the vocabulary of the shoppers' context: all of the training model that is exported."""
+
+    def __init__(
+        self, config: TowerConfig, items: ItemFeatures, *, context: AttributeVocabulary, num_events: int
+    ) -> None:
+        super().__init__(name="towers")
+        self.config = config
+        self.candidate = CandidateTower(config, items)
+        self.query = QueryTower(config, num_events=num_events, num_context=len(context))
+        self.context_ids = AttributeLookup(context)
+
+    def embed_queries(
+        self, table: tf.Tensor, items: tf.Tensor, times: tf.Tensor, events: tf.Tensor, context: tf.Tensor
+    ) -> tf.Tensor:
+        """Returns `[batch, dim]` of length 1: what each shopper asks for now.
+
+        Args:
+            table: `[num_items, dim]`, the items' vectors, not of length 1.
+            items: `[batch, length]` int32 rows, left-aligned, oldest first, -1 = nothing.
+            times: `[batch, length]` int64 seconds.
+            events: `[batch, length]` int32.
+            context: `[batch, terms]` string "field=value".
+        """
+        queries = self.query(look_up(table, items), items >= 0, times, events, self.context_ids(context))
+        last = tf.reduce_sum(tf.cast(items >= 0, tf.int32), axis=1)
+        return unit(tf.gather(queries, last, batch_dims=1))
+
+
+def look_up(table: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns `table[rows]`, zeros where a row is -1."""
+    return tf.gather(table, tf.maximum(rows, 0)) * tf.cast(rows >= 0, table.dtype)[..., tf.newaxis]
 
 
 def unit(vectors: tf.Tensor) -> tf.Tensor:
