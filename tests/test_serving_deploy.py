@@ -65,6 +65,11 @@ def test_models_config_parses_as_the_official_servers_message_and_names_only_mod
     assert sorted(file.name for file in tmp_path.iterdir() if file.is_file()) == ["models.config"]
 
 
+def test_batching_never_pads_since_tf_serving_would_repeat_the_first_item():
+    lines = [line for line in (DEPLOY / "batching.config").read_text().splitlines() if not line.startswith("#")]
+    assert "pad_variable_length_inputs: false" in lines
+
+
 def test_the_unit_and_the_compose_file_name_options_and_files_that_exist():
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.optionxform = str
@@ -73,6 +78,6 @@ def test_the_unit_and_the_compose_file_name_options_and_files_that_exist():
         r"\S+/tfmm serve --saved_models \S+ --host 127\.0\.0\.1 --port 8500", unit["Service"]["ExecStart"]
     )
     compose = (DEPLOY / "docker-compose.yml").read_text()
-    for file in re.findall(r"=/deploy/(\S+)", compose + (DEPLOY / "README.md").read_text()):
+    for file in re.findall(r"=/deploy/(\w+\.\w+)", compose + (DEPLOY / "README.md").read_text()):
         assert (DEPLOY / file).is_file()
     assert "tensorflow/serving:2.15.1" in compose and not re.search(r'- "\d+:\d+"', compose)  # loopback only
