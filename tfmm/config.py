@@ -111,7 +111,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
     if source == "demo":
         values.update({"image.size": 128})
     if source == "movielens":
-        values.update({"splits.kind": "leave_last_out"})
+        values.update({"splits.kind": "leave_last_out", "splits.targets": "next"})
     if size == "tiny":
         values.update(
             {

@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 console = Console(stderr=True)
+if not console.is_terminal:
+    console.width = 140  # a log file has no width of its own
 _log = logging.getLogger(__name__)
 
 

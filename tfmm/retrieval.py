@@ -104,6 +104,9 @@ class Retriever(tfrs.Model):
     def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Returns the mean loss over every position of every window that has a new item to predict.
 
+        Against the whole corpus, a shopper's other positives stay in the denominator (masking them was measured not
+        to help); sampled negatives are corrected by logQ, and the shopper's known positives are masked.
+
         Args:
             batch: as `pipelines.sequence_batches` gives it.
             training: whether dropout is on.
@@ -111,10 +114,9 @@ class Retriever(tfrs.Model):
         if self.sampled:
             return self._sampled_loss(batch, training)
         corpus = self.corpus_vectors(training=training)
-        queries, targets, window = self._positions(batch, look_up(corpus, batch["items"]), training)
-        logits = tf.matmul(unit(queries), unit(corpus), transpose_b=True) / self.config.temperature
-        negative = ~tf.gather(multi_hot(batch["known"], self.num_items), window)
-        return tf.reduce_mean(losses.softmax_loss(logits, targets, where=negative))
+        queries, targets, _ = self._positions(batch, look_up(corpus, batch["items"]), training)
+        logits = tf.matmul(unit(queries) / self.config.temperature, unit(corpus), transpose_b=True)
+        return tf.reduce_mean(losses.softmax_loss(logits, targets))
 
     @property
     def sampled(self) -> bool:
@@ -131,7 +133,7 @@ class Retriever(tfrs.Model):
         vectors = self.item_vectors(rows, training=training)
         columns = tf.tensor_scatter_nd_update(tf.fill(tf.shape(items), -1), places, index[: tf.size(in_batch)])
         queries, targets, window = self._positions(batch, look_up(vectors, columns), training, answers=columns)
-        logits = tf.matmul(unit(queries), unit(vectors), transpose_b=True) / self.config.temperature
+        logits = tf.matmul(unit(queries) / self.config.temperature, unit(vectors), transpose_b=True)
         logits -= losses.log_inclusion(
             tf.gather(self.probability, rows),
             num_sampled=tf.size(in_batch),

@@ -15,6 +15,7 @@ from tfmm.ragged import Ragged
 from tfmm.sources.dataset import Dataset, Interactions
 
 KINDS = ("global_time", "leave_last_out")
+TARGETS = ("period", "next")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +24,27 @@ class SplitConfig:
 
     Attributes:
         kind: "global_time" (everybody's last period is the test) or "leave_last_out" (everybody's last new item is).
+        targets: of "global_time": "period" (one query a shopper, asked as the period begins, answered by all new items
+            in it) or "next" (a query for each new item, asked just before it, with all that the shopper did until
+            then; also for shoppers who first came in that period).
         test_share: share of all events in the test period ("global_time").
         validation_share: likewise, the period before it.
         rerank_share: share of events (for "leave_last_out": of each shopper's) that the reranker alone learns from.
-        max_rerank_lists: per shopper ("leave_last_out").
+        max_lists: queries a shopper at most: for the reranker of "leave_last_out", and for each period of "next".
     """
 
     kind: str = "global_time"
+    targets: str = "period"
     test_share: float = 0.1
     validation_share: float = 0.1
     rerank_share: float = 0.1
-    max_rerank_lists: int = 10
+    max_lists: int = 10
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Expected splits.kind to be one of {', '.join(KINDS)}, got {self.kind!r}.")
+        if self.targets not in TARGETS:
+            raise ValueError(f"Expected splits.targets to be one of {', '.join(TARGETS)}, got {self.targets!r}.")
         shares = (self.test_share, self.validation_share, self.rerank_share)
         if min(shares) <= 0 or sum(shares) >= 0.8:
             raise ValueError(f"Expected positive split shares that sum to less than 0.8, got {shares}.")
@@ -155,17 +162,37 @@ def _by_time(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
     cuts = np.sort(events.time)[positions.astype(np.int64)]
     periods = np.searchsorted(cuts, events.time, side="right")  # 0 train, 1 rerank, 2 validation, 3 test
     num_users = int(events.user.max(initial=-1)) + 1
-    queries = [_period_queries(events, new & (periods == p), periods < p, num_users) for p in (1, 2, 3)]
+    if config.targets == "next":
+        parts = [_next_targets(events, new & (periods == p), config.max_lists) for p in (1, 2, 3)]
+        queries = [_prefix_queries(events, targets) for targets in parts]
+    else:
+        queries = [_period_queries(events, new & (periods == p), periods < p, num_users) for p in (1, 2, 3)]
     dates = [str(np.datetime64(int(cut), "s")) for cut in cuts]
     protocol = {
         "kind": config.kind,
         "train": f"events before {dates[0]}",
         "rerank": f"from {dates[0]}",
         "validation": f"from {dates[1]}",
-        "test": f"from {dates[2]}: all new items of the shopper in that period",
-        "history": "all events of the shopper before the period",
+        "test": f"from {dates[2]}",
+        "targets": _TARGETS_IN_WORDS[config.targets].format(config.max_lists),
     }
     return Split(_select(events, periods == 0), _select(events, periods <= 1), *queries, protocol=protocol)
+
+
+_TARGETS_IN_WORDS = {
+    "period": "all new items of the shopper in the period, asked for with all that was done before it",
+    "next": "the next new item, asked for with all that was done until then; up to {} a shopper, evenly chosen",
+}
+
+
+def _next_targets(events: Interactions, wanted: np.ndarray, most: int) -> np.ndarray:
+    """Returns event positions: up to `most` of each user's wanted events that have an event before them."""
+    first = np.searchsorted(events.user, events.user)  # each event's user's first event
+    positions = np.flatnonzero(wanted & (np.arange(len(events)) > first))
+    users = Ragged.from_groups(events.user[positions], positions, int(events.user.max(initial=-1)) + 1)
+    return np.concatenate(
+        [row[np.unique(np.linspace(0, len(row) - 1, most).astype(int))] if len(row) else row for row in users]
+    )
 
 
 def _period_queries(events: Interactions, targets: np.ndarray, known: np.ndarray, num_users: int) -> Queries:
@@ -183,7 +210,7 @@ def _by_user(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
     starts, ends = news.offsets[:-1][users], news.offsets[1:][users]
     test, validation = news.values[ends - 1], news.values[ends - 2]
     wanted = np.ceil(config.rerank_share * (ends - starts)).astype(np.int64)
-    lists = np.clip(wanted, 1, np.minimum(config.max_rerank_lists, ends - starts - 3))
+    lists = np.clip(wanted, 1, np.minimum(config.max_lists, ends - starts - 3))
     rerank = np.concatenate([news.values[end - 2 - n : end - 2] for end, n in zip(ends, lists)] or [np.array([], int)])
     position = np.arange(len(events))
     first_rerank = np.full(num_users, len(events))
@@ -193,7 +220,7 @@ def _by_user(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
     protocol = {
         "kind": config.kind,
         "train": "each shopper's events before the reranker's",
-        "rerank": f"up to {config.max_rerank_lists} new items before validation, each with the history before it",
+        "rerank": f"up to {config.max_lists} new items before validation, each with the history before it",
         "validation": "the new item before the last",
         "test": "the last new item",
         "history": "all events of the shopper before the target (so the validation item is in the test history)",
