@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import jsonargparse
-
+from tfmm.arguments import Parser, build, parser_of
 from tfmm.candidates import CandidatesConfig
 from tfmm.encoders.image import ImageConfig
 from tfmm.encoders.text import TextConfig
@@ -97,12 +94,19 @@ def parse(argv: Optional[Sequence[str]] = None) -> Config:
     first.add_argument("--source", default="demo")
     first.add_argument("--size", default="small")
     chosen, _ = first.parse_known_args(argv)
-    parser = _Parser(prog="train.py", description="Train, export and measure a recommender on a shop's data.")
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
-    parser.add_class_arguments(Config, as_positional=False)
+    parser = _parser("train.py")
     parser.set_defaults(presets(chosen.source, chosen.size))
-    values = parser.instantiate_classes(parser.parse_args(argv))
-    return Config(**{field.name: values[field.name] for field in dataclasses.fields(Config)})
+    return build(Config, parser, parser.parse_args(argv))
+
+
+def restored(settings: Mapping[str, Any], *, place: str = "run.json") -> Config:
+    """Returns the configuration that `run.json` holds; `place` names it in errors.
+
+    Exits with a sentence that names what does not fit, where another release wrote it.
+    """
+    parser = _parser(place)
+    parser.remedy = "It holds other settings than this release knows: train again, or use the release that wrote it."
+    return build(Config, parser, parser.parse_object(dict(settings)))
 
 
 def presets(source: str, size: str) -> dict[str, Any]:
@@ -127,13 +131,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
     return values
 
 
-class _Parser(jsonargparse.ArgumentParser):
-    """Says which flag was probably meant."""
-
-    def error(self, message: str, ex: Optional[Exception] = None) -> Any:
-        flags = [option for action in self._actions for option in action.option_strings]
-        for word in message.replace("'", " ").split():
-            near = difflib.get_close_matches(word.split("=")[0], flags, n=1)
-            if word.startswith("--") and word not in flags and near:
-                message += f" Did you mean {near[0]}?"
-        sys.exit(f"{self.prog}: {message}\nAll settings: {self.prog} --help")
+def _parser(prog: str) -> Parser:
+    parser = parser_of(Config, prog=prog, description="Train, export and measure a recommender on a shop's data.")
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    return parser
