@@ -7,6 +7,8 @@ call, so that a list looks the same to each of them.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Union
 
 import numpy as np
 import tensorflow as tf
@@ -22,6 +24,8 @@ from tfmm.splits import Queries
 from tfmm.towers import unit
 
 Tensors = dict[str, tf.Tensor]
+Wire = Mapping[str, Union[Ragged, np.ndarray]]
+"""Queries as they go over the wire: names of `schema.query_spec()` -> one row or value a query."""
 _DAY = 86_400.0
 
 
@@ -213,7 +217,8 @@ class Candidates(tf.Module):
         return tf.where(rows >= 0, self.config.decay ** tf.cast(tf.maximum(age, 0), tf.float32), 0.0)
 
     def _co_visits(self, rows: tf.Tensor, importance: tf.Tensor) -> tf.Tensor:
-        return scatter_neighbours(*self.neighbours, rows, importance)
+        neighbours, weights = self.neighbours
+        return scatter_neighbours(neighbours, weights, rows, importance)
 
     def _like_history(self, history: tf.Tensor, importance: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, list_size, modalities]`: cosine of each candidate to the history's weighted mean."""
@@ -228,10 +233,8 @@ class Candidates(tf.Module):
         return tf.where((asked > 0) & (launched > 0), tf.math.log1p(days), 0.0)
 
 
-def wire_queries(
-    queries: Queries, ids: np.ndarray, event_types: tuple[str, ...], context: Ragged
-) -> dict[str, Ragged | np.ndarray]:
-    """Returns the queries as they go over the wire: names of `schema.query_spec()` -> one value or row a query."""
+def wire_queries(queries: Queries, ids: np.ndarray, event_types: tuple[str, ...], context: Ragged) -> Wire:
+    """Returns the queries as they go over the wire."""
     names = np.array(event_types, dtype=object)
     return {
         schema.HISTORY: Ragged(ids[queries.history.values], queries.history.offsets),
@@ -242,9 +245,10 @@ def wire_queries(
     }
 
 
-def dense_wire(wire: dict[str, Ragged | np.ndarray], rows: slice) -> dict[str, np.ndarray]:
+def dense_wire(wire: Wire, rows: slice) -> dict[str, np.ndarray]:
     """Returns some of the queries as padded arrays that match `schema.query_signature()`."""
     result = {}
+    count = len(np.arange(len(wire[schema.QUERY_TIME]))[rows])
     for name, spec in schema.query_signature().items():
         fill: object = "" if spec.dtype == tf.string else 0
         column = wire.get(name)
@@ -257,7 +261,6 @@ def dense_wire(wire: dict[str, Ragged | np.ndarray], rows: slice) -> dict[str, n
         elif column is not None:
             result[name] = column[rows]
         else:
-            count = len(wire[schema.QUERY_TIME][rows])
             shape = (count,) if spec.shape.rank == 1 else (count, 0)
             result[name] = np.full(shape, fill, spec.dtype.as_numpy_dtype)
     return result
@@ -266,7 +269,7 @@ def dense_wire(wire: dict[str, Ragged | np.ndarray], rows: slice) -> dict[str, n
 def example_lists(
     candidates: Candidates,
     queries: Queries,
-    wire: dict[str, Ragged | np.ndarray],
+    wire: Wire,
     ids: np.ndarray,
     *,
     batch_size: int = 128,

@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  (registers the ops that the exported text encoder needs)
 
 from tfmm import closed_form, confidence, metrics, relevance, schema
-from tfmm.candidates import dense_wire
+from tfmm.candidates import Wire, dense_wire
 from tfmm.progress import track
 from tfmm.ragged import Ragged
 from tfmm.retrieval import Retriever, score_queries
@@ -63,6 +63,9 @@ class Lists:
     scores: np.ndarray
 
 
+Weights = Union[np.ndarray, "closed_form.sp.csr_matrix"]
+"""Item-item, `[num_items, num_items]`."""
+
 Results = dict[str, np.ndarray]
 """Metric name -> one value a query, NaN where the query does not count."""
 
@@ -79,9 +82,7 @@ def lists_of_scores(scores: np.ndarray, excluded: Ragged) -> Lists:
     return Lists(np.where(np.isfinite(found), rows, -1), np.where(np.isfinite(found), found, np.finfo(np.float32).min))
 
 
-def exported_lists(
-    version: Path, wire: Mapping[str, object], ids: np.ndarray, *, signature: str, batch_size: int
-) -> Lists:
+def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str, batch_size: int) -> Lists:
     """Returns what a signature of the SavedModel answers to each query.
 
     Args:
@@ -94,10 +95,10 @@ def exported_lists(
     call = tf.saved_model.load(str(version)).signatures[signature]
     row_of = {str(item): row for row, item in enumerate(ids)}
     row_of[""] = -1
-    count = len(wire[schema.QUERY_TIME])  # type: ignore[arg-type]
+    count = len(wire[schema.QUERY_TIME])
     rows, scores = [], []
     for start in track(range(0, count, batch_size), f"asking the export: {signature}"):
-        batch = dense_wire(dict(wire), slice(start, start + batch_size))  # type: ignore[arg-type]
+        batch = dense_wire(wire, slice(start, start + batch_size))
         answer = call(**{name: tf.constant(value) for name, value in batch.items()})
         names = answer[schema.ITEM_IDS].numpy().astype(str)
         rows.append(np.vectorize(row_of.__getitem__, otypes=[np.int64])(names)[:, :LIST_SIZE])
@@ -188,8 +189,8 @@ def _sliced(lists: Lists, queries: Queries, parts: Slices, results: Results) -> 
         targets = Ragged.from_groups(
             queries.targets.row_numbers[wanted], queries.targets.values[wanted], len(queries.targets)
         )
-        values = measure(lists, targets)
-        entries[name] = {m: interval(values[m], queries.user) for m in ("ndcg@10", "recall@10")}
+        found = measure(lists, targets)
+        entries[name] = {m: interval(found[m], queries.user) for m in ("ndcg@10", "recall@10")}
     return {name: entry for name, entry in entries.items() if entry["ndcg@10"]["n"]}
 
 
@@ -238,7 +239,7 @@ class Baseline:
     name: str
     settings: Mapping[str, object]
     static: Optional[np.ndarray] = None
-    weights: Optional[object] = None
+    weights: Optional[Weights] = None
     decay: float = 1.0
 
     def lists(self, queries: Queries, *, batch_size: int = 512) -> Lists:
@@ -253,9 +254,11 @@ class Baseline:
 
     def score(self, queries: Queries) -> np.ndarray:
         """Returns `[queries, num_items]`."""
-        num_items = self.weights.shape[0]  # type: ignore[union-attr]
+        if self.weights is None:
+            raise ValueError(f"Expected item-item weights of {self.name}, got none.")
+        num_items = self.weights.shape[0]
         history = closed_form.history_matrix(queries.history, num_items=num_items, decay=self.decay)
-        return closed_form.score(history, self.weights)  # type: ignore[arg-type]
+        return closed_form.score(history, self.weights)
 
 
 def _chunks(count: int, size: int) -> Iterator[np.ndarray]:

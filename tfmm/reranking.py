@@ -11,6 +11,7 @@ import tensorflow_ranking as tfr
 
 from tfmm.candidates import Candidates, Tensors
 from tfmm.progress import counter
+from tfmm.retrieval import log_scalars
 
 _log = logging.getLogger(__name__)
 
@@ -120,6 +121,7 @@ def fit(
     train: tf.data.Dataset,
     validation: tf.data.Dataset,
     directory: Path,
+    logs: Path,
 ) -> dict[str, list[float]]:
     """Returns the training curves, after `scorer` holds the weights of its best validation epoch.
 
@@ -131,6 +133,7 @@ def fit(
         train: of `featurise`.
         validation: likewise; chooses the epoch by NDCG@10.
         directory: of the best weights.
+        logs: of TensorBoard.
     """
     scorer.normalise.adapt(train.map(lambda features, _: tf.boolean_mask(features["example"], features["mask"])))
     scorer.compile(
@@ -148,6 +151,7 @@ def fit(
                 advance(1)
             value = scorer.evaluate(validation, verbose=0, return_dict=True)["ndcg@10"]
             curves["validation ndcg@10"].append(float(value))
+            log_scalars(logs, {name: values[-1] for name, values in curves.items() if values}, epoch=epoch)
             _log.info("epoch %d: validation ndcg@10 within the lists %.4f", epoch, value)
             gain = curves["validation ndcg@10"]
             if max(gain) == gain[-1]:

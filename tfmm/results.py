@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfmm import evaluation
+from tfmm import evaluation, stages
 from tfmm.config import Config
 from tfmm.evaluation import KS, Baseline, Lists
 from tfmm.report import Card, GalleryRow
@@ -45,6 +44,7 @@ def build_report(
     retriever: Retriever,
     curves: Mapping[str, Any],
     timings: Mapping[str, float],
+    directory: Path,
     argv: list[str],
 ) -> dict[str, Any]:
     """Returns `report.json` as a value."""
@@ -72,13 +72,13 @@ def build_report(
         },
         "models": entries,
         "comparisons": _comparisons(systems, queries),
-        "ablations": _ablations(config, shop, retriever),
+        "ablations": _ablations(config, shop, retriever, directory),
         "by_k": {name: _by_k(entry["metrics"]) for name, entry in entries.items()},
         "curves": dict(curves),
         "timings": dict(timings),
         "findings": [dataclasses.asdict(finding) for finding in dataset.findings],
         "configuration": config.to_dict(),
-        "reproduce": ["python train.py " + " ".join(argv or sys.argv[1:])],
+        "reproduce": ["python train.py " + " ".join(argv)],
     }
     if dataset.true_utility is not None:
         report["attainable"] = _attainable(shop, entries[OURS]["metrics"])
@@ -109,12 +109,21 @@ def _by_k(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {str(k): metrics[f"{name}@{k}"] for k in KS} for name in ("ndcg", "recall")}
 
 
-def _ablations(config: Config, shop: Shop, retriever: Retriever) -> dict[str, Any]:
-    if config.evaluation.ablations == "none":
+def _ablations(config: Config, shop: Shop, retriever: Retriever, directory: Path) -> dict[str, Any]:
+    """Returns what retrieval alone loses without each modality, and what each does alone if that was asked for."""
+    wanted, queries = config.evaluation.ablations, shop.parts.test
+    if wanted == "none":
         return {}
-    queries = shop.parts.test
     hidden = evaluation.hidden_modalities(retriever, queries, shop.context)
-    return {"taken away at test time (retrieval)": {n: _brief(lists, shop) for n, lists in hidden.items()}}
+    groups = {"taken away at test time": {name: _brief(lists, shop) for name, lists in hidden.items()}}
+    if wanted == "retrain":
+        modalities = retriever.towers.candidate.modalities
+        alone = groups["trained on these alone"] = {}
+        for chosen in (modalities, *((name,) for name in modalities)):
+            ablated = stages.train_ablated(config, shop, chosen, directory=directory)
+            lists = evaluation.retrieval_lists(ablated, queries, shop.context)
+            alone["all" if chosen == modalities else chosen[0]] = _brief(lists, shop)
+    return groups
 
 
 def _brief(lists: Lists, shop: Shop) -> dict[str, Any]:

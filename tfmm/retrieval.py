@@ -217,6 +217,7 @@ def fit(
     validation: Queries,
     context: Ragged,
     directory: Path,
+    logs: Path,
     resume: bool = False,
 ) -> dict[str, list[float]]:
     """Returns the training curves, after `retriever` holds the weights of its best validation epoch.
@@ -229,6 +230,7 @@ def fit(
         validation: queries that choose the epoch, by NDCG@10.
         context: "field=value" of every user, one row a user.
         directory: of the checkpoints.
+        logs: of TensorBoard.
         resume: whether to go on from them; otherwise they are overwritten.
     """
     config = retriever.config
@@ -239,10 +241,21 @@ def fit(
         advance(len(state.curves["loss"]))
         while len(state.curves["loss"]) < config.epochs and state.epochs_without_gain < config.patience:
             loss = retriever.fit(batches, epochs=1, verbose=0).history["loss"][-1]
-            state.record(loss, ndcg(retriever, validation, context))
+            value = ndcg(retriever, validation, context)
+            state.record(loss, value)
+            log_scalars(logs, {"loss": loss, "validation ndcg@10": value}, epoch=len(state.curves["loss"]))
             advance(1)
     state.restore_best()
     return state.curves
+
+
+def log_scalars(directory: Path, values: Mapping[str, float], *, epoch: int) -> None:
+    """Adds the values to TensorBoard's logs in `directory`."""
+    writer = tf.summary.create_file_writer(str(directory))
+    with writer.as_default(step=epoch):
+        for name, value in values.items():
+            tf.summary.scalar(name, value)
+    writer.close()
 
 
 class _Training:

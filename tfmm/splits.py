@@ -8,6 +8,7 @@ are always *new* items of that shopper.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class Split:
     rerank: Queries
     validation: Queries
     test: Queries
-    protocol: dict[str, object]
+    protocol: Mapping[str, str]
 
     def cold_items(self, num_items: int) -> np.ndarray:
         """Returns `[num_items]` bool: True where no event before validation has the item."""
@@ -176,7 +177,8 @@ def _by_time(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
         "test": f"from {dates[2]}",
         "targets": _TARGETS_IN_WORDS[config.targets].format(config.max_lists),
     }
-    return Split(_select(events, periods == 0), _select(events, periods <= 1), *queries, protocol=protocol)
+    rerank, validation, test = queries
+    return Split(_select(events, periods == 0), _select(events, periods <= 1), rerank, validation, test, protocol)
 
 
 _TARGETS_IN_WORDS = {
@@ -228,8 +230,10 @@ def _by_user(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
     return Split(
         _select(events, position < first_rerank[events.user]),
         _select(events, position < first_validation[events.user]),
-        *(_prefix_queries(events, targets) for targets in (rerank, validation, test)),
-        protocol=protocol,
+        _prefix_queries(events, rerank),
+        _prefix_queries(events, validation),
+        _prefix_queries(events, test),
+        protocol,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm import closed_form, evaluation, pipelines, records, reranking, retrieval, schema
-from tfmm.candidates import Behaviour, Candidates, behaviour, example_lists, wire_queries
+from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
 from tfmm.encoders.attributes import learn_attributes
 from tfmm.encoders.image import ImageEncoder
@@ -52,7 +52,7 @@ class Shop:
     context: Ragged
     records: Path
 
-    def wire(self, queries: Queries) -> dict[str, Any]:
+    def wire(self, queries: Queries) -> Wire:
         """Returns the queries as they go over the wire."""
         return wire_queries(queries, self.dataset.items.ids, self.dataset.event_types, self.context)
 
@@ -117,6 +117,15 @@ def refit_towers(config: Config, shop: Shop, early: Retriever, items: ItemFeatur
     return retriever
 
 
+def train_ablated(config: Config, shop: Shop, modalities: tuple[str, ...], *, directory: Path) -> Retriever:
+    """Returns towers that know nothing of the items but these modalities, trained as long as those that are served."""
+    items = features_of(config, shop, modalities).with_ids(_with_events(shop, shop.parts.refit))
+    retriever = make_towers(config, shop, items, shop.parts.refit)
+    name = "only-" + "-".join(modalities)
+    _fit_towers(config, shop, retriever, shop.parts.refit, name=name, directory=directory)
+    return retriever
+
+
 def make_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interactions) -> Retriever:
     """Returns untrained towers."""
     users = shop.dataset.users
@@ -149,6 +158,7 @@ def _fit_towers(
         validation=shop.parts.validation,
         context=shop.context,
         directory=directory / "checkpoints" / name,
+        logs=directory / "tensorboard" / name,
         resume=config.resume,
     )
 
@@ -211,6 +221,7 @@ def train_reranker(
         train=reranking.featurise(batches["rerank_train"], candidates),
         validation=reranking.featurise(batches["rerank_validation"], candidates),
         directory=directory / "checkpoints" / "reranker",
+        logs=directory / "tensorboard" / "reranker",
     )
     return scorer, curves
 
@@ -234,7 +245,7 @@ def warmup_requests(shop: Shop) -> dict[str, dict[str, np.ndarray]]:
     asked = [Query(history=[str(item) for item in history]) for history in wire[schema.HISTORY]]
     dense, typed = build_request(asked), build_request([Query(text="a")])
     lists = ExampleLists(
-        items=Ragged.from_rows([ids[:5]] * len(queries), object),
+        items=Ragged.from_rows([ids[:5].tolist()] * len(queries), object),
         labels=np.zeros(min(5, len(ids)) * len(queries), np.float32),
         query=wire,
     )

@@ -112,7 +112,7 @@ class QueryTower(tf.keras.layers.Layer):
         self.context = tf.keras.layers.Embedding(
             num_context, config.dim, embeddings_initializer="zeros", name="context"
         )
-        make = _Pooling if config.encoder == "pooling" else _Block
+        make: type[_Block] | type[_Pooling] = _Pooling if config.encoder == "pooling" else _Block
         self.blocks = [make(config, name=f"block_{i}") for i in range(config.blocks)]
         self.norm = tf.keras.layers.LayerNormalization()
 

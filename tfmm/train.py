@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from tfmm import results, sources, stages
 from tfmm.config import Config, parse
 from tfmm.export import Service, export
 from tfmm.progress import console
-from tfmm.records import context_terms
+from tfmm.records import context_terms, findings
 from tfmm.report import write_report
 from tfmm.report.terminal import headline
 from tfmm.serving.catalogue import write_catalogue
@@ -54,14 +55,15 @@ def run(config: Config, *, argv: list[str]) -> Path:
         dataset = sources.load(
             config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
         )
-    for finding in dataset.findings:
-        _log.warning("%s", finding)
     mark = dataset.fingerprint()
     directory = config.runs / (config.run or f"{dataset.name}-{mark[:8]}-seed{config.seed}")
     _start(config, directory, fingerprint=mark)
     with clock("encode"):
         where = config.records / f"{dataset.name}-{mark[:8]}"
         table, encoders = stages.encode(config, dataset, where)
+        dataset = dataclasses.replace(dataset, findings=dataset.findings + findings(table, dataset.items))
+    for finding in dataset.findings:
+        _log.warning("%s", finding)
     parts = split(dataset, config.splits)
     shop = Shop(dataset, table, encoders, parts, context_terms(dataset.users), where)
 
@@ -93,6 +95,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
             retriever=retriever,
             curves={"retrieval": curves, "reranking": rerank_curves},
             timings=clock.seconds,
+            directory=directory,
             argv=argv,
         )
     gallery = results.gallery(config, shop, systems[results.OURS])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from pathlib import Path
 
 import numpy as np
@@ -215,7 +215,7 @@ def _check_unique(kind: str, ids: np.ndarray) -> None:
 
 
 def _check_lengths(items: Items) -> None:
-    columns = {
+    columns: dict[str, Sized] = {
         "text": items.text,
         "titles": items.titles,
         "images": items.images.sources,
