@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from importlib import metadata
 
 __version__ = "0.1.0"
 
-_STACK = {"tensorflow": "2.15.", "keras": "2.15.", "tensorflow-ranking": "0.5.5", "tensorflow-recommenders": "0.7."}
+_OLDEST, _NEWEST = (3, 9), (3, 11)
+_STACK = {
+    "tensorflow": "2.15.1",
+    "keras": "2.15.0",
+    "tensorflow-ranking": "0.5.5",
+    "tensorflow-recommenders": "0.7.7",
+    "tensorflow-text": "2.15.0",
+}
+"""As setup.cfg pins them. Other versions fail later, and without saying why."""
 
 
-def _check_stack() -> None:
-    """Raises ImportError, naming the remedy, unless Python and the pinned packages are the ones that work together."""
-    if not (3, 9) <= sys.version_info[:2] <= (3, 11):
+def _check_python(version: tuple[int, ...]) -> None:
+    """Raises ImportError, naming the Pythons that serve and why, unless this is one of them."""
+    if not _OLDEST <= version[:2] <= _NEWEST:
         raise ImportError(
-            f"tfmm needs Python 3.9, 3.10 or 3.11 (TensorFlow Ranking pins tensorflow<2.16, which has no build for "
-            f"others); this is Python {sys.version.split()[0]}. Make the environment with: python3.11 -m venv .venv"
+            "tfmm needs Python 3.9, 3.10 or 3.11: TensorFlow Ranking 0.5.5, its last release, needs tensorflow<2.16, "
+            f"which has no build for other Pythons. This is Python {'.'.join(map(str, version[:3]))}. "
+            "Make an environment with: python3.11 -m venv .venv && .venv/bin/pip install -e ."
         )
+
+
+def _check_stack(version_of: Callable[[str], str]) -> None:
+    """Raises ImportError, naming all that differs and the remedy, unless the pinned packages are installed."""
+    wrong = {}
     for package, wanted in _STACK.items():
         try:
-            found = metadata.version(package)
+            found = version_of(package)
         except metadata.PackageNotFoundError:
-            found = "not installed"
-        if not found.startswith(wanted):
-            raise ImportError(
-                f"tfmm needs {package} {wanted}*, found {found}. Install the set that works together with: "
-                f"pip install tfmm (or, in a checkout, pip install -e .)"
-            )
+            found = "none"
+        if found != wanted:
+            wrong[f"{package}=={wanted}"] = found
+    if wrong:
+        found = ", ".join(f"{wanted} (found {found})" for wanted, found in wrong.items())
+        raise ImportError(
+            f"tfmm needs {found}. These versions work together and others do not; install them with: "
+            f"{sys.executable} -m pip install {' '.join(wrong)}"
+        )
 
 
-_check_stack()
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read when tensorflow is imported: hides its start-up chatter
+_check_python(tuple(sys.version_info[:3]))
+_check_stack(metadata.version)
+# Read when tensorflow is imported. Below 3, TensorFlow 2.15 says at each start that it cannot register cuDNN, cuFFT and
+# cuBLAS "factories", which is no error; its real errors are raised as exceptions whatever the level.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
