@@ -44,7 +44,7 @@ def triplet_loss(
     """Returns max(0, margin - s(right) + s(hardest semi-hard negative)) (FaceNet, Schroff et al. 2015).
 
     Semi-hard: the most similar negative that is still less similar than the right one; where there is none, the
-    least similar negative.
+    least similar negative, and without any negative 0.
     """
     right = tf.gather(similarity, labels, batch_dims=1)
     negative = _negatives(similarity, labels, where)
@@ -52,7 +52,7 @@ def triplet_loss(
     hardest = tf.reduce_max(tf.where(semi_hard, similarity, _NEVER), axis=-1)
     easiest = tf.reduce_min(tf.where(negative, similarity, -_NEVER), axis=-1)
     rival = tf.where(tf.reduce_any(semi_hard, axis=-1), hardest, easiest)
-    return tf.maximum(0.0, margin - right + rival)
+    return tf.where(tf.reduce_any(negative, axis=-1), tf.maximum(0.0, margin - right + rival), 0.0)
 
 
 def contrastive_loss(

@@ -114,6 +114,8 @@ def split(dataset: Dataset, config: SplitConfig) -> Split:
         ValueError: a period came out empty, or something leaks.
     """
     events = dataset.interactions
+    if not len(events):
+        raise ValueError(f"Expected interactions to split, got none of {len(dataset.users)} users; give some.")
     new = first_occurrences(events)
     parts = _by_time(events, new, config) if config.kind == "global_time" else _by_user(events, new, config)
     for name in ("rerank", "validation", "test"):
