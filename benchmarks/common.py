@@ -91,7 +91,8 @@ def seconds(run: Callable[[], object]) -> float:
 def in_turn(runs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
     """Returns name -> seconds of each round.
 
-    All run once to warm up, then in turn, beginning with another one each round: whatever else the machine does falls on all alike, and a ratio within one round is fair.
+    All run once to warm up, then in turn, beginning with another one each round, so that whatever else the machine
+    does falls on all alike.
     """
     names = list(runs)
     for name in names:
