@@ -1,0 +1,141 @@
+"""Measures an exported version again, on the data, split and test queries of the run that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+import tensorflow as tf
+
+from tfmm import results, sources, stages
+from tfmm.config import Config, restored
+from tfmm.records import context_terms, findings
+from tfmm.report import write_report
+from tfmm.retrieval import Retriever
+from tfmm.serving.catalogue import read_catalogue
+from tfmm.serving.versions import newest_version, version_directories
+from tfmm.splits import split
+from tfmm.stages import Shop
+from tfmm.train import MODEL
+
+_log = logging.getLogger(__name__)
+
+
+def measure(
+    run: Path, *, saved_models: Optional[Path] = None, version: Optional[int] = None
+) -> tuple[dict[str, Any], Path]:
+    """Returns the report and its page, after both stand in the run's directory again.
+
+    Nothing is trained: the towers are those of the export. What only training knows (curves, how long each stage took)
+    is taken over from the report that was there.
+
+    Args:
+        run: directory of a run, with its `run.json`.
+        saved_models: where the exported versions are; None = where the run put them.
+        version: which to measure; None = the newest.
+
+    Raises:
+        ValueError: where the data or the version are not those of the run.
+        FileNotFoundError: where there is no such run or version.
+    """
+    said = _read_json(run / "run.json")
+    config = restored(said["configuration"], place=str(run / "run.json"))
+    directory = find_version((saved_models or config.saved_models) / MODEL, version)
+    stages.set_seed(config.seed)
+    shop = load_shop(config, fingerprint=said["data"])
+    _check_catalogue(directory, shop)
+    started = time.monotonic()
+    baselines = stages.baselines(shop)
+    systems = results.recommend_all(config, shop, directory, baselines)
+    before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
+    again = f"tfmm evaluate --run {run} --saved_models {directory.parent.parent} --version {directory.name}"
+    report = results.build_report(
+        config,
+        shop,
+        systems,
+        baselines=baselines,
+        retriever=exported_retriever(config, shop, directory),
+        curves=before.get("curves", {}),
+        timings={**before.get("timings", {}), "evaluate": time.monotonic() - started},
+        directory=run,
+        argv=[],
+    )
+    report["reproduce"] = [command for command in before.get("reproduce", []) if command != again] + [again]
+    _, page = write_report(report, run, gallery=results.gallery(config, shop, systems[results.OURS]))
+    return report, page
+
+
+def load_shop(config: Config, *, fingerprint: str) -> Shop:
+    """Returns the data as a run saw it, its encodings read from the records.
+
+    Raises:
+        ValueError: where the data has another fingerprint than the run began with.
+    """
+    dataset = sources.load(
+        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
+    )
+    mark = dataset.fingerprint()
+    if mark != fingerprint:
+        raise ValueError(
+            f"Expected the data that the run was made on (fingerprint {fingerprint[:8]}), got other data "
+            f"({mark[:8]}) from --source {config.source} --data_dir {config.data_dir}. "
+            "Put the files back, or train again."
+        )
+    where = config.records / f"{dataset.name}-{mark[:8]}"
+    table, encoders = stages.encode(config, dataset, where)
+    dataset = dataclasses.replace(dataset, findings=dataset.findings + findings(table, dataset.items))
+    parts = split(dataset, config.splits)
+    return Shop(dataset, table, encoders, parts, context_terms(dataset.users), where)
+
+
+def exported_retriever(config: Config, shop: Shop, directory: Path) -> Retriever:
+    """Returns the towers with the weights that stand in the export.
+
+    Raises:
+        ValueError: where the export has not these towers' shapes.
+    """
+    items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
+    retriever = stages.make_towers(config, shop, items, shop.parts.refit)
+    towers = tf.train.Checkpoint(towers=retriever.towers)
+    exported = tf.train.Checkpoint(candidates=tf.train.Checkpoint(retriever=towers))
+    try:
+        exported.restore(str(directory / "variables" / "variables")).assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(f"{directory} holds other towers than the run's settings describe: {error}") from error
+    return retriever
+
+
+def find_version(model: Path, version: Optional[int]) -> Path:
+    """Returns the directory of one version, or of the newest.
+
+    Raises:
+        FileNotFoundError: where there is none; it names those there are.
+    """
+    if version is None:
+        return newest_version(model)
+    found = version_directories(model)
+    if version not in found:
+        raise FileNotFoundError(f"Expected version {version} in {model}, found {', '.join(map(str, found)) or 'none'}.")
+    return found[version]
+
+
+def _check_catalogue(directory: Path, shop: Shop) -> None:
+    exported, ids = read_catalogue(directory).titles, shop.dataset.items.ids
+    if exported and list(exported) != list(ids):
+        raise ValueError(
+            f"Expected {directory} to know the run's {len(ids)} items, got a model of {len(exported)} others. "
+            f"Name the run's own --version."
+        )
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected {path}, found no such file. Name the directory of a run, such as runs/<run>."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
