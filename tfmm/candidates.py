@@ -296,7 +296,7 @@ def example_lists(
     kept = np.flatnonzero(labels.any(axis=1))
     lists = Ragged.from_rows([row[row >= 0] for row in rows[kept]], np.int64)
     flat = np.concatenate([label[row >= 0] for label, row in zip(labels[kept], rows[kept])] or [np.zeros(0)])
-    taken = {name: c.take(kept) if isinstance(c, Ragged) else c[kept] for name, c in wire.items()}
+    taken: Wire = {name: c.take(kept) if isinstance(c, Ragged) else c[kept] for name, c in wire.items()}
     return ExampleLists(items=Ragged(ids[lists.values], lists.offsets), labels=flat.astype(np.float32), query=taken)
 
 

@@ -40,6 +40,7 @@ class Config:
         resume: go on with a run that was stopped, instead of beginning anew.
         text_encoder: "pretrained" (frozen sentence vectors), "trained" (subwords, see `text`) or "none".
         image_encoder: "pretrained" (see `image`) or "none".
+        content_dim: dimensions that are kept of each frozen encoder's vectors.
         item_item: the closed form beside the towers: "auto" (EASE up to 12,000 items), "ease" or "item_knn".
         refit_epochs: how long the retriever that is served trains on, with the reranker's period added; 0 = never.
     """
@@ -56,6 +57,7 @@ class Config:
     resume: bool = False
     text_encoder: str = "pretrained"
     image_encoder: str = "pretrained"
+    content_dim: int = 128
     item_item: str = "auto"
     refit_epochs: int = 4
     splits: SplitConfig = dataclasses.field(default_factory=SplitConfig)

@@ -26,6 +26,7 @@ from tfmm.reranking import ListwiseScorer
 from tfmm.towers import unit
 
 EXAMPLES = "examples"
+Encoder = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 ATTRIBUTE_TERMS = "attributes"  # of `embed_item`: "field=value", numbers alike ("price=12.5")
 MAX_RESULTS = 100
 
@@ -53,7 +54,10 @@ class Service(tf.Module):
         self._subwords = SubwordTokenizer(items.text[1], max_length=items.text[0].max_length) if items.text else None
         self._lookup = AttributeLookup(items.vocabulary)
         self._numeric_fields = [statistics.field for statistics in items.vocabulary.numeric]
-        self._widths = {name: column.shape[1] for name, column in items.columns.items() if name in items.content}
+        self._reductions = {
+            name: (tf.Variable(r.mean, trainable=False), tf.Variable(r.components, trainable=False))
+            for name, r in items.reductions.items()
+        }
         tokens = items.columns[ATTRIBUTES][:-1]
         self._tokens = tf.Variable(tokens.reshape(len(tokens), -1), trainable=False, name="tokens")
 
@@ -141,12 +145,12 @@ class Service(tf.Module):
         batch = tf.shape(text)[0]
         features: Tensors = {ID: tf.fill([batch], self._nobody), SUBWORDS: text}
         present: Tensors = {ID: tf.fill([batch], False)}
-        for name, width in self._widths.items():
-            features[name], present[name] = tf.zeros([batch, width]), tf.fill([batch], False)
-        if self._image is not None:
-            features["image"], present["image"] = _where_any(image, self._image, self._widths["image"])
-        if self._sentence is not None:
-            features["text"], present["text"] = _where_any(text, self._sentence, self._widths["text"])
+        encoders = {"image": (image, self._image), "text": (text, self._sentence)}
+        for name, (mean, components) in self._reductions.items():
+            contents, encoder = encoders.get(name, (text, None))
+            raw, given = _where_any(contents, encoder, mean.shape[0])
+            features[name] = tf.matmul(raw - mean, components) * tf.cast(given, tf.float32)[:, tf.newaxis]
+            present[name] = given
         if self._subwords is not None:
             features[SUBWORDS], present[SUBWORDS] = self._subwords(text), tf.not_equal(text, "")
         features[ATTRIBUTES] = self._lookup.by_field(attributes)
@@ -194,12 +198,15 @@ _HISTORY_SHARE = 0.3
 """How much a shopper's history sways a typed or shown query."""
 
 
-def _where_any(
-    contents: tf.Tensor, encoder: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], width: int
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns vectors and presence of the contents; an encoder costs nothing where every content is empty."""
+def _where_any(contents: tf.Tensor, encoder: Optional[Encoder], width: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns vectors and presence of the contents; without an encoder, or where all are empty, at no cost."""
     empty = tf.zeros([tf.shape(contents)[0], width]), tf.fill([tf.shape(contents)[0]], False)
-    return tf.cond(tf.reduce_all(contents == ""), lambda: empty, lambda: encoder(contents))
+    if encoder is None:
+        return empty
+    found: tuple[tf.Tensor, tf.Tensor] = tf.cond(
+        tf.reduce_all(contents == ""), lambda: empty, lambda: encoder(contents)
+    )
+    return found
 
 
 def export(service: Service, model_dir: Path, *, beside: Callable[[Path], None] = lambda _: None) -> Path:

@@ -78,7 +78,7 @@ def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]
     """Returns what the towers read; only items with a training event teach vocabularies, and only they have ids."""
     text = config.text if config.text_encoder == "trained" else None
     trained = _with_events(shop, shop.parts.train)
-    return item_features(shop.table, trained=trained, modalities=modalities, text=text)
+    return item_features(shop.table, trained=trained, modalities=modalities, text=text, reduce_to=config.content_dim)
 
 
 def _with_events(shop: Shop, events: Interactions) -> np.ndarray:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import numpy as np
 import tensorflow as tf
 
 from tfmm.encoders.attributes import AttributeEncoder, AttributeLookup, AttributeVocabulary
@@ -63,7 +62,7 @@ class CandidateTower(tf.keras.layers.Layer):
         self.ids = tf.keras.layers.Embedding(
             items.num_items + 1, config.dim, embeddings_initializer=_small(), name="id"
         )
-        self.projections = {name: _projection(config, name, *items.statistics[name]) for name in self.content}
+        self.projections = {name: _projection(config, name) for name in self.content}
         if SUBWORDS in self.modalities and items.text is not None:
             text = items.text[0]
             self.text = make_text_encoder(text, vocabulary_size=text.vocabulary_size, dim=config.dim)
@@ -274,11 +273,8 @@ def _small() -> tf.keras.initializers.Initializer:
     return tf.keras.initializers.RandomNormal(stddev=0.05)
 
 
-def _projection(config: TowerConfig, name: str, mean: np.ndarray, deviation: np.ndarray) -> tf.keras.Sequential:
-    """Returns a modality's way into the shared space: standardised, dropped out, one dense layer."""
-    layers = [
-        tf.keras.layers.Normalization(mean=mean, variance=np.square(deviation)),
-        tf.keras.layers.Dropout(config.dropout),
-        tf.keras.layers.Dense(config.dim, kernel_initializer=tf.keras.initializers.VarianceScaling(0.1)),
-    ]
+def _projection(config: TowerConfig, name: str) -> tf.keras.Sequential:
+    """Returns a modality's way into the shared space: dropout, then one dense layer that starts small."""
+    small = tf.keras.initializers.VarianceScaling(0.1)
+    layers = [tf.keras.layers.Dropout(config.dropout), tf.keras.layers.Dense(config.dim, kernel_initializer=small)]
     return tf.keras.Sequential(layers, name=f"project_{name}")
