@@ -92,7 +92,7 @@ def dataset() -> Dataset:
 
 CONFIG = Config(
     towers=TowerConfig(dim=16, max_length=8),
-    retrieval=RetrievalConfig(epochs=6, batch_size=16),
+    retrieval=RetrievalConfig(epochs=4, batch_size=16),
     candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20),
     reranking=RerankingConfig(epochs=2, width=16, batch_size=16),
     text_encoder="trained",
