@@ -88,14 +88,14 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def in_turn(runs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+def in_turn(runs: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: bool = True) -> dict[str, list[float]]:
     """Returns name -> seconds of each round.
 
-    All run once to warm up, then in turn, beginning with another one each round, so that whatever else the machine
-    does falls on all alike.
+    All run once to warm up (unless they have been), then in turn, beginning with another one each round, so that
+    whatever else the machine does falls on all alike.
     """
     names = list(runs)
-    for name in names:
+    for name in names if warm_up else ():
         runs[name]()
     taken: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):

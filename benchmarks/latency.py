@@ -1,6 +1,6 @@
-"""Measures how long a recommendation takes over gRPC, as a multiple of what gRPC alone costs in the same run.
+"""How long a recommendation takes over gRPC, against what gRPC alone costs.
 
-python benchmarks/latency.py --saved_models saved_models
+    python -m benchmarks.latency [--saved_models saved_models]
 
 Asks the model's own warm-up request of `recommend`, one shopper at a time, at several numbers of askers, and an
 echo signature behind the same server (the floor: gRPC, protos, threads, no model). Servers run in their own process.
@@ -8,19 +8,18 @@ echo signature behind the same server (the floor: gRPC, protos, threads, no mode
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import multiprocessing.connection
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common import LESS, Comparison, parser, positive, show, start_log
 from tfmm.serving.load import Load, LoadOptions, load_test
 from tfmm.serving.queries import RECOMMEND
 from tfmm.serving.server import ServerOptions, serve
@@ -77,36 +76,55 @@ def one_shopper(saved_models: Path, name: str) -> Mapping[str, np.ndarray]:
     raise SystemExit(f"Expected a warm-up request of {RECOMMEND} in {version}; export the model again.")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--saved_models", type=Path, default=Path("saved_models"))
-    parser.add_argument("--name", default="tfmm")
-    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--op_threads", type=int, default=None)
-    arguments = parser.parse_args()
-    asked = one_shopper(arguments.saved_models, arguments.name)
+def main(argv: Optional[Sequence[str]] = None) -> list[Comparison]:
+    """Prints the table; returns its rows."""
+    made = parser(__doc__)
+    made.add_argument("--saved_models", type=Path, default=Path("saved_models"))
+    made.add_argument("--name", default="tfmm")
+    made.add_argument("--concurrency", type=positive, nargs="+", default=[1, 4], help="askers at once")
+    made.add_argument("--requests", type=positive, default=500, help="at most, a round")
+    made.add_argument("--seconds", type=float, default=10.0, help="at most, a round")
+    made.add_argument("--op_threads", type=positive, help="cores that one operation may use; all where left out")
+    options = made.parse_args(argv)
+    start_log()
+    asked = one_shopper(options.saved_models, options.name)
+    rows = []
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as servers:
         write_echo(Path(scratch))
-        options = ServerOptions(poll_seconds=3600)
-        echo = servers.enter_context(served(Path(scratch), "echo", options, arguments.op_threads))
-        model = servers.enter_context(served(arguments.saved_models, arguments.name, options, arguments.op_threads))
-        table = Table("askers", "what", "answers/s", "p50 ms", "p90 ms", "p99 ms", "p50 / echo", "errors")
-        table.columns[1].no_wrap = True
-        for concurrency in arguments.concurrency:
-            load = LoadOptions(concurrency, arguments.requests, arguments.seconds)
-            floor = load_test(echo, [{"item_ids": np.array([b"item"], object)}], name="echo", options=load)
-            full = load_test(model, [asked], name=arguments.name, options=load)
-            add(table, concurrency, "echo", floor, floor)
-            add(table, concurrency, "recommend", full, floor)
-    Console().print(table)
+        waiting = ServerOptions(poll_seconds=3600)
+        echo = servers.enter_context(served(Path(scratch), "echo", waiting, options.op_threads))
+        model = servers.enter_context(served(options.saved_models, options.name, waiting, options.op_threads))
+        for concurrency in options.concurrency:
+            load = LoadOptions(concurrency, options.requests, options.seconds)
+            pairs = [
+                (
+                    load_test(model, [asked], name=options.name, options=load),
+                    load_test(echo, [{"item_ids": np.array([b"item"], object)}], name="echo", options=load),
+                )
+                for _ in range(options.rounds)
+            ]
+            rows += compare(concurrency, pairs)
+    show("Latency of a recommendation over gRPC", rows)
+    return rows
 
 
-def add(table: Table, concurrency: int, what: str, load: Load, floor: Load) -> None:
-    figures = [f"{load.percentile(rank):.2f}" for rank in (50, 90, 99)]
-    ratio = f"{load.percentile(50) / floor.percentile(50):.1f}x"
-    table.add_row(str(concurrency), what, f"{load.per_second:.0f}", *figures, ratio, str(dict(load.errors) or ""))
+def compare(concurrency: int, pairs: Sequence[tuple[Load, Load]]) -> list[Comparison]:
+    """Returns p50, p90 and p99 of the model and of the echo, and answers a second.
+
+    Raises:
+        RuntimeError: a request failed, so that the figures would not be those of answers.
+    """
+    failed = [str(load) for pair in pairs for load in pair if load.errors]
+    if failed:
+        raise RuntimeError(f"Expected answers to all requests, got errors: {failed[0]}.")
+    names = ("recommend, one shopper a request", "echo behind the same server (no model)")
+    asking = f"{concurrency} asker{'s' if concurrency > 1 else ''}"
+    rows = []
+    for rank in (50, 90, 99):
+        values = [[load.percentile(rank) for load in loads] for loads in zip(*pairs)]
+        rows.append(Comparison(f"p{rank}, {asking}", "ms", *names, values[0], values[1], LESS))
+    values = [[load.per_second for load in loads] for loads in zip(*pairs)]
+    return [*rows, Comparison(f"rate, {asking}", "answers/s", *names, values[0], values[1])]
 
 
 if __name__ == "__main__":

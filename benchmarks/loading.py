@@ -1,26 +1,26 @@
-"""Seconds to load a shop of one million interactions, against a plain `csv.DictReader` loop in the same run.
+"""Loading a shop of one million interactions: ours against a plain `csv.DictReader` loop.
 
-    python benchmarks/loading.py [--events 1000000] [--items 20000]
+    python -m benchmarks.loading [--events 1000000] [--items 20000]
 
 The loop does less (it cleans nothing, orders nothing and checks nothing): the ratio is a lower bound.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.common import Comparison, compare_rates, parser, positive, show, start_log
 from tfmm import sources
 
 
-def write_shop(folder: Path, *, events: int, items: int, seed: int = 0) -> None:
+def write_shop(folder: Path, *, events: int, items: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     ids = np.array([f"sku-{row:06d}" for row in range(items)])
     pd.DataFrame({"id": ids, "title": [f"Product {row}" for row in range(items)]}).to_csv(
@@ -48,27 +48,23 @@ def read_plainly(folder: Path) -> int:
     return len(events)
 
 
-def seconds(run: Callable[[], object], *, repeats: int = 3) -> float:
-    """Returns the fastest of several runs: the others waited for something else."""
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--items", type=int, default=20_000)
-    args = parser.parse_args()
+def main(argv: Optional[Sequence[str]] = None) -> list[Comparison]:
+    """Prints the table; returns its rows."""
+    made = parser(__doc__)
+    made.add_argument("--events", type=positive, default=1_000_000)
+    made.add_argument("--items", type=positive, default=20_000)
+    options = made.parse_args(argv)
+    start_log()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_shop(folder, events=args.events, items=args.items)
-        plain = seconds(lambda: read_plainly(folder))
-        ours = seconds(lambda: sources.load("folder", data_dir=folder))
-    print(f"{args.events:,} events: csv.DictReader {plain:.2f} s, tfmm.sources {ours:.2f} s, ratio {plain / ours:.2f}")
+        write_shop(folder, events=options.events, items=options.items, seed=options.seed)
+        loaders = {
+            "tfmm.sources.load": lambda: sources.load("folder", data_dir=folder),
+            "csv.DictReader, row by row": lambda: read_plainly(folder),
+        }
+        rows = compare_rates("loading CSV", "events", loaders, count=options.events, rounds=options.rounds)
+    show(f"Loading {options.events:,} events of {options.items:,} items", rows)
+    return rows
 
 
 if __name__ == "__main__":

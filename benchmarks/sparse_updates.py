@@ -19,9 +19,8 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from benchmarks.common import Comparison, compare_rates, in_turn, parser, positive, rates, show, start_log
+from benchmarks.shops import id_features
 from tfmm.encoders.attributes import learn_attributes
-from tfmm.features import ID, item_features
-from tfmm.records import ItemTable
 from tfmm.retrieval import RetrievalConfig, Retriever
 from tfmm.towers import TowerConfig
 
@@ -87,12 +86,10 @@ def steps_of(
 def make_retriever(kind: type[Retriever], num_items: int, *, dim: int, length: int) -> Retriever:
     """Returns towers over a catalogue of ids alone, which sample their negatives whatever its size."""
     ids = np.char.add("item", np.arange(num_items).astype(str)).astype(object)
-    empty = np.full(num_items, "", object)
-    table = ItemTable(ids, empty, ids, np.zeros(num_items, np.int64), {}, {}, {}, {}, {})
     return kind(
         TowerConfig(dim=dim, max_length=length),
         RetrievalConfig(full_softmax_up_to=0),
-        items=item_features(table, trained=np.ones(num_items, bool), modalities=(ID,)),
+        items=id_features(ids, trained=np.ones(num_items, bool)),
         context=learn_attributes({}, {}),
         num_events=1,
         frequency=1.0 / np.arange(1, num_items + 1),
