@@ -48,7 +48,8 @@ class TinyModel(tf.Module):
 
     def similar_items(self, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         scores = tf.zeros([tf.size(item_ids), NUM_ITEMS]) + self.offset
-        return {schema.ITEM_IDS: tf.broadcast_to(self.items, tf.shape(scores)), schema.SCORES: scores}
+        known = tf.reduce_any(item_ids[:, tf.newaxis] == self.items, axis=1, keepdims=True)
+        return {schema.ITEM_IDS: tf.where(known, self.items, ""), schema.SCORES: scores}
 
 
 def _brightness(image: tf.Tensor) -> tf.Tensor:

@@ -29,7 +29,7 @@ class Parser(jsonargparse.ArgumentParser):
 
 def parser_of(*kinds: type, prog: str, description: str) -> Parser:
     """Returns a parser with a flag for each field of the dataclasses: `--field`, or `--field.inner` where they nest."""
-    parser = Parser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description, allow_abbrev=False)
     for kind in kinds:
         parser.add_class_arguments(kind, as_positional=False)
     for action in parser._actions:

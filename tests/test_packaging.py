@@ -1,0 +1,195 @@
+"""What stands around the package: versions, entry points, what is in a built distribution, and the set-up of `make`."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import tfmm
+
+ROOT = Path(__file__).parent.parent
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+
+
+def requirements() -> dict[str, Requirement]:
+    lines = SETUP["options"]["install_requires"].splitlines()
+    return {parsed.name: parsed for parsed in (Requirement(line) for line in lines if line and line[0] != "#")}
+
+
+@pytest.mark.parametrize("version", [(3, 8, 18), (3, 12, 0), (3, 13, 1), (2, 7, 18), (4, 0, 0)])
+def test_another_python_is_refused_with_those_that_serve_and_why(version):
+    with pytest.raises(ImportError) as refused:
+        tfmm._check_python(version)
+    said = str(refused.value)
+    assert "3.9, 3.10 or 3.11" in said and "TensorFlow Ranking" in said and "python3.11 -m venv" in said
+    assert ".".join(map(str, version)) in said
+
+
+def test_pip_and_the_import_agree_on_which_pythons_serve():
+    allowed = SpecifierSet(SETUP["options"]["python_requires"])
+    for minor in range(6, 16):
+        try:
+            tfmm._check_python((3, minor, 4))
+            accepted = True
+        except ImportError:
+            accepted = False
+        assert accepted == (f"3.{minor}.4" in allowed)
+        assert accepted == (f"Programming Language :: Python :: 3.{minor}" in SETUP["metadata"]["classifiers"])
+
+
+def test_another_tensorflow_is_refused_with_the_command_that_mends_it():
+    def version_of(package):
+        if package == "tensorflow-text":
+            raise metadata.PackageNotFoundError(package)
+        return "2.16.1" if package == "tensorflow" else metadata.version(package)
+
+    with pytest.raises(ImportError) as refused:
+        tfmm._check_stack(version_of)
+    said = str(refused.value)
+    assert "tensorflow==2.15.1 (found 2.16.1)" in said and "tensorflow-text==2.15.0 (found none)" in said
+    assert said.endswith(f"{sys.executable} -m pip install tensorflow==2.15.1 tensorflow-text==2.15.0")
+    assert "keras" not in said
+
+
+def test_a_process_with_another_tensorflow_ends_before_tensorflow_is_imported(tmp_path):
+    fake = tmp_path / "tensorflow-2.17.0.dist-info"
+    fake.mkdir()
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorflow\nVersion: 2.17.0\n")
+    (tmp_path / "tensorflow.py").write_text("raise SystemExit('imported')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", "import tfmm.schema"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 1 and "tensorflow==2.15.1 (found 2.17.0)" in ran.stderr.splitlines()[-1]
+
+
+def test_the_versions_checked_at_import_are_those_that_setup_cfg_pins():
+    pinned = requirements()
+    for package, version in tfmm._STACK.items():
+        assert str(pinned[package].specifier) == f"=={version}"
+
+
+def test_what_is_installed_here_is_what_setup_cfg_asks_for():
+    for name, wanted in requirements().items():
+        assert wanted.specifier.contains(metadata.version(name)), f"{name} {metadata.version(name)} is not {wanted}"
+
+
+def test_the_console_script_names_a_function():
+    scripts = [line.split("=") for line in SETUP["options.entry_points"]["console_scripts"].split("\n") if line]
+    assert [name.strip() for name, _ in scripts] == ["tfmm"]
+    module, function = scripts[0][1].strip().split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_the_changelog_has_an_entry_for_this_version():
+    assert f"## [{tfmm.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_file_of_the_package_is_in_a_wheel(tmp_path):
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    shutil.copytree(ROOT / "tfmm", tmp_path / "source" / "tfmm", ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    # What `pip wheel` packs is what this puts into build/lib; it needs no network.
+    build = "from setuptools import setup; setup()"
+    command = [sys.executable, "-c", build, "-q", "build_py", "--build-lib", str(tmp_path / "built")]
+    subprocess.run(command, cwd=tmp_path / "source", check=True, capture_output=True, text=True)
+    tops = (tmp_path / "source" / "tfmm", tmp_path / "built" / "tfmm")
+    there, built = ({file.relative_to(top) for file in top.rglob("*") if file.is_file()} for top in tops)
+    assert {path.suffix for path in there} > {".py", ".html", ".css"} and Path("py.typed") in there
+    assert built == there
+
+
+# --- .ci/environment: what `make run` and `make test` set up ---------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the set-up reads, and a stand-in for Python whose venvs and pip cost nothing and are counted."""
+    (tmp_path / ".ci").mkdir()
+    for name in (".ci/environment", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    python = tmp_path / "python"
+    python.write_text(_PYTHON)
+    python.chmod(0o755)
+    return tmp_path
+
+
+_PYTHON = """#!/bin/sh
+case "$*" in
+  -c*) echo "${VERSION:-3.11.7}" ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo venv >>calls ;;
+  *"--editable "*) echo "pip ${FAIL:-}" >>calls; [ -z "${FAIL:-}" ] || exit 1; touch .venv/package ;;
+esac
+"""
+
+
+def set_up(checkout: Path, wanted: str = "run", **environment: str) -> subprocess.CompletedProcess:
+    command = ["sh", ".ci/environment", ".venv", wanted, "./python"]
+    return subprocess.run(
+        command, cwd=checkout, env={**os.environ, **environment}, capture_output=True, text=True, timeout=20
+    )
+
+
+def calls(checkout: Path) -> list[str]:
+    return (checkout / "calls").read_text().split() if (checkout / "calls").exists() else []
+
+
+def test_a_second_set_up_installs_nothing(checkout):
+    assert set_up(checkout).returncode == 0
+    assert calls(checkout) == ["venv", "pip"]
+    again = set_up(checkout)
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert calls(checkout) == ["venv", "pip"]
+
+
+def test_the_environment_for_tests_serves_the_main_job_too_but_not_the_other_way_round(checkout):
+    set_up(checkout, "run")
+    set_up(checkout, "test")
+    assert calls(checkout) == ["venv", "pip", "pip"]
+    set_up(checkout, "run")
+    assert calls(checkout) == ["venv", "pip", "pip"]
+
+
+def test_another_setup_cfg_is_installed_into_the_same_environment(checkout):
+    set_up(checkout)
+    with (checkout / "setup.cfg").open("a") as file:
+        file.write("# changed\n")
+    set_up(checkout)
+    assert calls(checkout) == ["venv", "pip", "pip"]
+
+
+def test_an_install_that_did_not_end_is_never_taken_for_whole(checkout):
+    assert set_up(checkout, FAIL="yes").returncode != 0
+    (checkout / ".venv" / "half").touch()
+    assert set_up(checkout).returncode == 0
+    assert calls(checkout) == ["venv", "pip", "yes", "venv", "pip"]
+    assert not (checkout / ".venv" / "half").exists()
+    assert set_up(checkout, "test", FAIL="yes").returncode != 0  # an upgrade that did not end, likewise
+    assert set_up(checkout, "run").returncode == 0
+    assert calls(checkout)[5:] == ["pip", "yes", "venv", "pip"]
+
+
+def test_an_environment_that_somebody_else_made_is_left_alone(checkout):
+    (checkout / ".venv").mkdir()
+    (checkout / ".venv" / "precious").write_text("mine")
+    refused = set_up(checkout)
+    assert refused.returncode == 1 and "VENV=DIR" in refused.stderr
+    assert (checkout / ".venv" / "precious").read_text() == "mine" and calls(checkout) == []
+
+
+def test_set_up_on_another_python_says_which_serve_and_why(checkout):
+    refused = set_up(checkout, VERSION="3.12.1")
+    assert refused.returncode == 1 and calls(checkout) == []
+    assert "3.9, 3.10 or 3.11" in refused.stderr and "TensorFlow Ranking" in refused.stderr
+    assert "./python is 3.12.1" in refused.stderr and not (checkout / ".venv").exists()
