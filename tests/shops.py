@@ -45,7 +45,7 @@ def items() -> Items:
     image = np.eye(GROUPS, 8, dtype=np.float32)[group_of(rows)] + rng.normal(0, 0.1, (ITEMS, 8)).astype(np.float32)
     image[rows % 10 == 3] = np.nan
     text = np.array([f"{WORDS[group_of(row)]} {row}" if row % 10 != 7 else "" for row in rows], object)
-    price = np.where(rows % 8 == 5, np.nan, np.exp(rng.normal(3, 1, ITEMS))).astype(np.float32)
+    price = np.where(rows % 8 == 5, np.nan, np.exp(rng.normal(3, 1.5, ITEMS))).astype(np.float32)
     colours = [["red", "blue", "green"][row % 3 :][: row % 3] for row in rows]  # none, one or one of the others
     brands = [[f"brand{group_of(row)}{row // 4 % 2}"] if row % 11 else [] for row in rows]
     return Items(
