@@ -198,7 +198,11 @@ def main(argv: Optional[Sequence[str]] = None) -> list[Comparison]:
                 found[name].append(course)
     rows += compare_courses(found, budget=options.budget, target=options.target)
     size = f"{len(shop.events):,} events, {len(shop.user_ids):,} users, {len(shop.item_ids):,} items"
-    show(f"Training on {shop.name}: {size}", rows, notes=["rates: --rounds; budgets: --seeds"])
+    show(
+        f"Training on {shop.name}: {size}",
+        rows,
+        notes=["rates: --rounds; budgets: --seeds", *overruns(found, options.budget)],
+    )
     return rows
 
 
@@ -294,6 +298,16 @@ def compare_courses(found: dict[str, list[Course]], *, budget: float, target: Op
 def seconds_to(course: Course, target: float) -> float:
     """Returns after how many seconds of training NDCG was `target` or more; infinity where it never was."""
     return next((spent for spent, value in course if value >= target), float("inf"))
+
+
+def overruns(found: dict[str, list[Course]], budget: float) -> list[str]:
+    """Returns a sentence on each contender whose first measurement came after the budget: its figures are of more."""
+    late = {name: max(course[0][0] for course in courses) for name, courses in found.items()}
+    return [
+        f"over budget: {name} was first measured after {spent:.0f} s, at the end of an epoch; give a larger --budget"
+        for name, spent in late.items()
+        if spent > budget
+    ]
 
 
 def _flags(argv: Optional[Sequence[str]]) -> Any:

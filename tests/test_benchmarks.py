@@ -44,6 +44,13 @@ def test_what_was_never_reached_is_infinitely_late_and_never_a_number() -> None:
     assert math.isnan(common.Comparison("time", "s", "ours", "theirs", [late], [late], common.LESS).ratios[0])
 
 
+def test_a_contender_measured_after_its_budget_is_named() -> None:
+    courses = {"slow": [[(9.0, 0.1)]], "quick": [[(1.0, 0.1), (4.0, 0.2)]]}
+    (note,) = bench("training").overruns(courses, 5.0)
+    assert "slow" in note
+    assert "9 s" in note
+
+
 def test_rounds_take_turns_in_going_first() -> None:
     calls: list[str] = []
     taken = bench("common").in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
