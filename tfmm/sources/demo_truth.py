@@ -64,7 +64,8 @@ def utility_of(
     rows = max((len(taste) for taste in tastes.values()), default=1)
     utility = np.repeat(popularity[np.newaxis, :], rows, axis=0)
     for name, taste in tastes.items():
-        utility += taste[:, levels[name]]  # no matrix product: its rounding would depend on the number of threads
+        # No matrix product: its rounding would depend on the number of threads.
+        utility += np.take(taste, levels[name], axis=1)
     return utility
 
 
