@@ -80,6 +80,7 @@ class Retriever(tfrs.Model):
         self.columns = {name: tf.constant(column) for name, column in items.columns.items()}
         self.towers = Towers(towers, items, context=context, num_events=num_events)
         self.probability = tf.constant(frequency / max(frequency.sum(), 1), tf.float32)
+        self.mean_loss = tf.keras.metrics.Mean(name="loss")
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(config.learning_rate * 10)
         self._build()
 
@@ -154,7 +155,7 @@ class Retriever(tfrs.Model):
         return tf.gather_nd(queries, where), tf.gather_nd(items if answers is None else answers, where), where[:, 0]
 
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the loss after one step; a sampled id table is updated sparsely, so that a step costs its batch."""
+        """Returns the epoch's mean loss so far; a sampled id table is updated sparsely, so that a step costs its batch."""
         with tf.GradientTape() as tape:
             loss = self.compute_loss(batch, training=True)
         variables = self.trainable_variables
@@ -163,7 +164,13 @@ class Retriever(tfrs.Model):
         self.optimizer.apply_gradients([(g, v) for g, v in pairs if v is not table])
         if table is not None:
             self.sparse_optimizer.apply_gradients([(g, v) for g, v in pairs if v is table])
-        return {"loss": loss}
+        self.mean_loss.update_state(loss)
+        return {"loss": self.mean_loss.result()}
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """What Keras resets as each epoch begins."""
+        return [self.mean_loss]
 
 
 def score_queries(

@@ -18,7 +18,7 @@ from tfmm.sources.demo_truth import FACTORS, Truth, utility_of
 EVENT_TYPES = ("view", "cart", "purchase")
 _START, _DAY, _DAYS = 1_704_067_200, 86_400, 365  # 2024-01-01
 _LATE_SHARE, _LATE_FROM = 0.15, 0.86  # share of products launched late, and the share of the year that passes first
-_DRIFT = 0.5  # how far tastes move in a year, as a share of their strength
+_DRIFT = 0.3  # how far tastes move in a year, as a share of their strength
 _FOCUS = 1.0  # log-propensity that today's category gains
 _COUNTRIES = ("CN", "DE", "FR", "US")
 _MOST_VIEWS = 6  # in a session

@@ -26,13 +26,13 @@ class Factor:
 
 FACTORS: Mapping[str, Factor] = MappingProxyType(
     {
-        "category": Factor("shared", 1.1),  # in the picture, the title and the attributes
-        "colour": Factor("shared", 0.7),  # in the picture and the attributes
-        "style": Factor("image", 1.0),
-        "use": Factor("text", 1.0),
-        "brand": Factor("attributes", 0.75),
-        "material": Factor("attributes", 0.6),
-        "price": Factor("attributes", 0.7),
+        "category": Factor("shared", 1.5),  # in the picture, the title and the attributes
+        "colour": Factor("shared", 1.0),  # in the picture and the attributes
+        "style": Factor("image", 1.4),
+        "use": Factor("text", 1.4),
+        "brand": Factor("attributes", 1.0),
+        "material": Factor("attributes", 0.8),
+        "price": Factor("attributes", 1.0),
     }
 )
 
