@@ -1,0 +1,198 @@
+"""The listwise scorer: what padding and order do, what it learns, and which weights it keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_ranking as tfr
+
+from tfmm import reranking
+from tfmm.reranking import ListwiseScorer, RerankingConfig
+
+LISTS, SIZE, FEATURES, DIM = 64, 8, 5, 6
+CONFIG = RerankingConfig(width=16, heads=2, batch_size=16, learning_rate=1e-2)
+
+
+def example_lists(seed: int = 0, count: int = LISTS) -> dict[str, np.ndarray]:
+    """Returns what the scorer reads; the last places of some lists are padding."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(SIZE) < rng.integers(3, SIZE + 1, (count, 1))
+    return {
+        "example": rng.normal(size=(count, SIZE, FEATURES)).astype(np.float32) * mask[..., np.newaxis],
+        "item": rng.normal(size=(count, SIZE, DIM)).astype(np.float32),
+        "query": rng.normal(size=(count, DIM)).astype(np.float32),
+        "mask": mask,
+    }
+
+
+def labels_by(features: dict[str, np.ndarray], column: int, sign: int = 1) -> np.ndarray:
+    """Returns 1 for the one example of each list whose feature is the largest (or, by sign, smallest); -1 = padding."""
+    values = np.where(features["mask"], sign * features["example"][..., column], -np.inf)
+    best = np.eye(SIZE, dtype=np.float32)[values.argmax(axis=1)]
+    return np.where(features["mask"], best, -1.0).astype(np.float32)
+
+
+def batches(features: dict[str, np.ndarray], labels: np.ndarray, *, size: int = 64) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices((features, labels)).batch(size)
+
+
+def randomised() -> ListwiseScorer:
+    """Returns a scorer whose every weight is random, as after training."""
+    scorer = ListwiseScorer(CONFIG)
+    scorer(example_lists())
+    rng = np.random.default_rng(1)
+    for weight in scorer.trainable_variables:
+        weight.assign(rng.normal(0, 0.3, weight.shape))
+    return scorer
+
+
+def test_untrained_it_keeps_the_order_of_retrieval():
+    features = example_lists()
+    scores = ListwiseScorer(CONFIG)(features).numpy()
+    np.testing.assert_array_equal(np.argsort(scores, axis=1), np.argsort(features["example"][..., 0], axis=1))
+
+
+def test_what_stands_in_padding_never_changes_the_other_scores():
+    scorer, features = randomised(), example_lists()
+    before = scorer(features).numpy()
+    outside = ~features["mask"][..., np.newaxis]
+    other = {**features, "item": np.where(outside, 9.0, features["item"]).astype(np.float32)}
+    other["example"] = np.where(outside, -7.0, features["example"]).astype(np.float32)
+    np.testing.assert_allclose(scorer(other).numpy()[features["mask"]], before[features["mask"]], rtol=1e-4, atol=1e-5)
+
+
+def test_longer_padding_never_changes_the_scores():
+    scorer, features = randomised(), example_lists()
+    wider = {
+        name: features[name]
+        if name == "query"
+        else np.pad(features[name], [(0, 0), (0, 4), (0, 0)][: features[name].ndim])
+        for name in features
+    }
+    found = scorer(wider).numpy()[:, :SIZE]
+    np.testing.assert_allclose(
+        found[features["mask"]], scorer(features).numpy()[features["mask"]], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_score_does_not_depend_on_the_order_of_the_list():
+    scorer, features = randomised(), example_lists()
+    order = np.random.default_rng(2).permutation(SIZE)
+    shuffled = {name: column if name == "query" else column[:, order] for name, column in features.items()}
+    np.testing.assert_allclose(scorer(shuffled), scorer(features).numpy()[:, order], rtol=1e-3, atol=1e-4)
+
+
+def test_members_of_a_list_see_one_another_and_lists_do_not():
+    scorer, features = randomised(), example_lists()
+    other = {**features, "example": features["example"].copy()}
+    other["example"][0, 0] += 1.0
+    moved = np.abs(scorer(other).numpy() - scorer(features).numpy())
+    assert moved[0, 1] > 1e-4
+    assert moved[1:].max() < 1e-5
+
+
+def test_a_list_of_padding_alone_gives_finite_scores():
+    features = {**example_lists(), "mask": np.zeros((LISTS, SIZE), bool)}
+    assert np.all(np.isfinite(randomised()(features).numpy()))
+
+
+@pytest.fixture
+def eagerly():
+    """Lets a few steps run without the seconds that tracing takes."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def fit(scorer: ListwiseScorer, directory, *, config: RerankingConfig, train, validation) -> dict[str, list[float]]:
+    return reranking.fit(
+        scorer, config, train=train, validation=validation, directory=directory / "best", logs=directory / "logs"
+    )
+
+
+def test_it_learns_the_feature_that_decides(tmp_path):
+    train, test = example_lists(1, count=1024), example_lists(2)
+    scorer = ListwiseScorer(CONFIG)
+    config = dataclasses.replace(CONFIG, epochs=6, patience=6)
+    validation = batches(test, labels_by(test, 3))
+    curves = fit(scorer, tmp_path, config=config, train=batches(train, labels_by(train, 3)), validation=validation)
+    assert curves["validation ndcg@10"][0] < 0.7  # the retrieval score has nothing to do with it
+    scores = np.where(test["mask"], scorer(test).numpy(), -np.inf)
+    assert np.mean(scores.argmax(axis=1) == labels_by(test, 3).argmax(axis=1)) > 0.8
+    assert curves["loss"][-1] < 0.5 * curves["loss"][0]
+
+
+def test_it_stays_the_retrieval_order_where_training_never_beats_that(tmp_path, eagerly):
+    """What training teaches (the smallest retrieval score is right) is the reverse of what validation asks for."""
+    train, test = example_lists(1), example_lists(2)
+    scorer = ListwiseScorer(CONFIG)
+    config = dataclasses.replace(CONFIG, epochs=4, patience=2)
+    curves = fit(
+        scorer,
+        tmp_path,
+        config=config,
+        train=batches(train, labels_by(train, 0, sign=-1), size=16),
+        validation=batches(test, labels_by(test, 0)),
+    )
+    assert curves["validation ndcg@10"][0] == pytest.approx(1.0)
+    assert max(curves["validation ndcg@10"][1:]) < 0.99
+    assert len(curves["loss"]) == 2  # patience
+    np.testing.assert_allclose(scorer(test).numpy(), test["example"][..., 0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_best_epochs_weights_come_back(tmp_path, monkeypatch, eagerly):
+    """Validation is scripted: epoch 2 of 4 is the best."""
+    values, weights = iter([0.1, 0.2, 0.6, 0.3, 0.5]), []
+
+    def scripted(self, *args, **options):
+        weights.append(self.get_weights())
+        return {"ndcg@10": next(values)}
+
+    monkeypatch.setattr(ListwiseScorer, "evaluate", scripted)
+    features, scorer = example_lists(), ListwiseScorer(CONFIG)
+    scorer(features)
+    lists = batches(features, labels_by(features, 1))
+    fit(scorer, tmp_path, config=dataclasses.replace(CONFIG, epochs=4), train=lists, validation=lists)
+    assert len(weights) == 5
+    for found, expected in zip(scorer.get_weights(), weights[2]):
+        np.testing.assert_array_equal(found, expected)
+    assert any(np.any(found != last) for found, last in zip(scorer.get_weights(), weights[4]))
+
+
+def test_numbers_are_standardised_by_the_examples_that_are_no_padding(tmp_path, eagerly):
+    features = example_lists()
+    features["example"] = features["example"] * 3 + 100 * features["mask"][..., np.newaxis].astype(np.float32)
+    scorer = ListwiseScorer(CONFIG)
+    lists = batches(features, labels_by(features, 1))
+    fit(scorer, tmp_path, config=dataclasses.replace(CONFIG, epochs=1), train=lists, validation=lists)
+    real = features["example"][features["mask"]]
+    np.testing.assert_allclose(np.ravel(scorer.normalise.mean), real.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(np.ravel(scorer.normalise.variance), real.var(axis=0), rtol=1e-2)
+
+
+LOSSES = sorted(tfr.keras.losses.RankingLossKey.all_keys())
+FAST = ["softmax_loss", "approx_ndcg_loss"]
+
+
+@pytest.mark.parametrize(
+    "loss", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in LOSSES]
+)
+def test_every_loss_of_tf_ranking_trains(loss, tmp_path, eagerly):
+    features = example_lists()
+    scorer, lists = ListwiseScorer(CONFIG), batches(features, labels_by(features, 2))
+    scorer(features)
+    before = scorer.get_weights()
+    curves = fit(
+        scorer, tmp_path, config=dataclasses.replace(CONFIG, loss=loss, epochs=1), train=lists, validation=lists
+    )
+    assert np.all(np.isfinite(curves["loss"]))
+    assert np.all(np.isfinite(scorer(features).numpy()))
+    assert len(before) == len(scorer.get_weights())
+
+
+def test_an_unknown_loss_is_named_with_those_there_are():
+    with pytest.raises(ValueError, match="approx_ndcg_loss.*got 'mse'"):
+        RerankingConfig(loss="mse")
