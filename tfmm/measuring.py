@@ -101,10 +101,10 @@ def exported_retriever(config: Config, shop: Shop, directory: Path) -> Retriever
     """
     items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
     retriever = stages.make_towers(config, shop, items, shop.parts.refit)
-    towers = tf.train.Checkpoint(towers=retriever.towers)
-    exported = tf.train.Checkpoint(candidates=tf.train.Checkpoint(retriever=towers))
+    exported = tf.train.Checkpoint(candidates=tf.train.Checkpoint(towers=retriever.towers))
     try:
-        exported.restore(str(directory / "variables" / "variables")).assert_existing_objects_matched()
+        status = exported.restore(str(directory / "variables" / "variables")).expect_partial()
+        status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ValueError(f"{directory} holds other towers than the run's settings describe: {error}") from error
     return retriever
