@@ -113,6 +113,20 @@ def test_a_switch_needs_no_value_and_takes_one():
     assert not config.parse(["--resume=false"]).resume
 
 
+def test_flags_go_before_the_file_and_the_file_before_what_source_and_size_preset(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "source: movielens\nsize: tiny\nseed: 5\ntowers: {dim: 128, fusion: gated}\nretrieval: {epochs: 30}\n"
+    )
+    preset = config.parse(["--source", "movielens", "--size", "tiny"])
+    assert preset.splits.kind == "leave_last_out" and preset.towers.dim != 128
+    made = config.parse(["--config", str(file), "--seed", "9"])
+    assert (made.seed, made.towers.dim, made.towers.fusion, made.retrieval.epochs) == (9, 128, "gated", 30)
+    assert (
+        made.splits == preset.splits and made.reranking == preset.reranking and made.refit_epochs == preset.refit_epochs
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import importlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,10 +18,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import tfmm
+from tfmm import cli, sources
+from tfmm.config import parse
 
 ROOT = Path(__file__).parent.parent
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def requirements() -> dict[str, Requirement]:
@@ -193,3 +198,50 @@ def test_set_up_on_another_python_says_which_serve_and_why(checkout):
     assert refused.returncode == 1 and calls(checkout) == []
     assert "3.9, 3.10 or 3.11" in refused.stderr and "TensorFlow Ranking" in refused.stderr
     assert "./python is 3.12.1" in refused.stderr and not (checkout / ".venv").exists()
+
+
+# --- README ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_has_a_line_for_every_module_and_for_no_other():
+    tree = re.search(r"^tfmm/\n(.*?)^deploy/", README, re.MULTILINE | re.DOTALL).group(1)
+    named, folder = set(), ""
+    for indent, name in re.findall(r"^( {2,4})([\w/]+(?:\.py)?) ", tree, re.MULTILINE):
+        folder = name if name.endswith("/") else folder if len(indent) == 4 else ""
+        if not name.endswith("/"):
+            named.add(folder + name)
+    there = {str(path.relative_to(ROOT / "tfmm")) for path in (ROOT / "tfmm").rglob("*.py") if path.stat().st_size}
+    assert named == {path for path in there if not path.endswith("__init__.py")}
+
+
+def test_every_module_that_the_readme_says_to_open_is_there():
+    table = README[README.index("| to change") : README.index("## Benchmarks")]
+    for name in re.findall(r"`([\w/]+\.(?:py|html))`", table):
+        assert (ROOT / "tfmm" / name).is_file(), name
+
+
+def test_every_flag_and_verb_in_the_readme_is_known():
+    for line in re.findall(r"^    python train\.py (.*?)(?: +#.*)?$", README, re.MULTILINE):
+        parse(shlex.split(line))
+    assert set(re.findall(r"\btfmm (\w+) --", README)) <= set(cli._VERBS)
+    assert set(re.findall(r"\bmake (\w+)  ", README)) == {"run", "test"}
+
+
+def test_the_readmes_folder_is_read_as_it_says(tmp_path):
+    shown = re.search(r"^    my_shop/\n(.*?)\n\n", README, re.MULTILINE | re.DOTALL).group(1).splitlines()
+    rows: dict[str, list[str]] = {}
+    for line in shown:
+        name, content = line[:27].strip() or list(rows)[-1], line[27:]
+        rows.setdefault(name, []).append(content)
+    for name in ("items.csv", "interactions.csv"):
+        (tmp_path / name).write_text("\n".join(rows[name]) + "\n")
+    dataset = sources.load("folder", data_dir=tmp_path)
+    assert (list(dataset.items.ids), list(dataset.items.titles)) == (["a1"], ["Red mug"])
+    assert {"category", "colour"} <= set(dataset.items.categorical) | set(dataset.items.numeric)
+    assert dataset.items.launched[0] > 0 and dataset.event_types == ("view",) and not dataset.findings
+
+
+def test_no_line_of_the_project_says_where_it_was_made():
+    for path in [*ROOT.glob("*.*"), *ROOT.glob("tfmm/**/*.py"), *ROOT.glob("deploy/*"), ROOT / ".ci" / "run"]:
+        if path.is_file():
+            assert not re.search(r"(?<![\w.])/(?:work|root|home)/", path.read_text(encoding="utf-8")), path

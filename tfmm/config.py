@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,11 +91,8 @@ def parse(argv: Optional[Sequence[str]] = None) -> Config:
 
     Exits with a sentence that names the nearest right flag where one is unknown.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--source", default="demo")
-    first.add_argument("--size", default="small")
-    chosen, _ = first.parse_known_args(argv)
     parser = _parser("train.py")
+    chosen = parser.parse_args(argv)  # once for source and size, wherever they stand: they decide what is default
     parser.set_defaults(presets(chosen.source, chosen.size))
     return build(Config, parser, parser.parse_args(argv))
 
