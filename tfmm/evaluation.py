@@ -79,7 +79,16 @@ def lists_of_scores(scores: np.ndarray, excluded: Ragged) -> Lists:
     found = np.take_along_axis(scores, rows, axis=1)
     order = np.argsort(-found, axis=1, kind="stable")
     rows, found = np.take_along_axis(rows, order, axis=1), np.take_along_axis(found, order, axis=1)
-    return Lists(np.where(np.isfinite(found), rows, -1), np.where(np.isfinite(found), found, np.finfo(np.float32).min))
+    return _padded(np.where(np.isfinite(found), rows, -1), np.where(np.isfinite(found), found, _WORST))
+
+
+_WORST = np.finfo(np.float32).min
+
+
+def _padded(rows: np.ndarray, scores: np.ndarray) -> Lists:
+    """Returns lists of `LIST_SIZE`: a small catalogue, or few candidates, leave them shorter."""
+    missing = [(0, 0), (0, LIST_SIZE - rows.shape[1])]
+    return Lists(np.pad(rows, missing, constant_values=-1), np.pad(scores, missing, constant_values=_WORST))
 
 
 def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str, batch_size: int) -> Lists:
@@ -103,7 +112,7 @@ def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str
         names = answer[schema.ITEM_IDS].numpy().astype(str)
         rows.append(np.vectorize(row_of.__getitem__, otypes=[np.int64])(names)[:, :LIST_SIZE])
         scores.append(answer[schema.SCORES].numpy()[:, :LIST_SIZE])
-    return Lists(np.concatenate(rows), np.concatenate(scores))
+    return _padded(np.concatenate(rows), np.concatenate(scores))
 
 
 def measure(lists: Lists, targets: Ragged) -> Results:
