@@ -11,16 +11,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 from tfmm import records, stages
 from tfmm.candidates import Candidates, CandidatesConfig
 from tfmm.config import Config
 from tfmm.encoders.text import TextConfig
-from tfmm.export import RawEncoders
+from tfmm.export import RawEncoders, Service, export
 from tfmm.features import ItemFeatures
 from tfmm.ragged import Ragged
-from tfmm.reranking import RerankingConfig
+from tfmm.reranking import ListwiseScorer, RerankingConfig
 from tfmm.retrieval import RetrievalConfig, Retriever
+from tfmm.serving.queries import Query, build_request
 from tfmm.sources.dataset import Dataset, Interactions, Items, Media, Users
 from tfmm.splits import split
 from tfmm.towers import TowerConfig
@@ -136,3 +138,36 @@ def candidates() -> Candidates:
     events = shop().parts.train
     weights = stages.item_item(CONFIG, shop(), events, baselines["ease"])
     return stages.make_candidates(CONFIG, shop(), retriever(), features(), events, weights)
+
+
+def picture(vector: np.ndarray) -> bytes:
+    """Returns the bytes that this shop takes for a picture: its image vector itself."""
+    return np.nan_to_num(vector).astype("<f4").tobytes()
+
+
+def see(contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the vectors and presence of such pictures, in place of an image encoder."""
+    return tf.io.decode_raw(contents, tf.float32, fixed_length=32), tf.not_equal(contents, "")
+
+
+@functools.cache
+def scorer() -> ListwiseScorer:
+    """Returns a scorer with random weights, which orders candidates otherwise than retrieval does."""
+    made, rng = ListwiseScorer(CONFIG.reranking), np.random.default_rng(2)
+    query = {name: tf.constant(column) for name, column in build_request([Query(history=["i1"])]).items()}
+    made(candidates().features(candidates().encode_query(query), tf.constant([[2, 3]])))
+    for weight in made.trainable_variables:
+        weight.assign(rng.normal(0, 0.5, weight.shape))
+    return made
+
+
+@functools.cache
+def service() -> Service:
+    """Returns everything that answers requests, with a stand-in for the image encoder and trained subwords."""
+    return Service(candidates(), scorer(), features(), RawEncoders(see, None))
+
+
+@functools.cache
+def version() -> Path:
+    """Returns the service as an exported version."""
+    return export(service(), shop().records / "saved_models" / "tfmm")
