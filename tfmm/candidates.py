@@ -155,7 +155,8 @@ class Candidates(tf.Module):
         known = rows >= 0
         rows, times, events = (_newest(column, known, length) for column in columns)
         rows = tf.where(tf.sequence_mask(tf.minimum(_count(known), length), tf.shape(rows)[1]), rows, -1)
-        vector = self.towers.embed_queries(self.table, rows, times, events, query[schema.CONTEXT])
+        now = query[schema.QUERY_TIME]
+        vector = self.towers.embed_queries(self.table, rows, times, events, query[schema.CONTEXT], now)
         return {**query, "rows": rows, "vector": vector, "seen": self.item_ids.rows(ids)}
 
     def _event_rows(self, query: Tensors, ids: tf.Tensor) -> tf.Tensor:

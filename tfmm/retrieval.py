@@ -88,7 +88,9 @@ class Retriever(tfrs.Model):
         """Makes every weight, so that checkpoints can be read before the first step."""
         table = self.item_vectors(tf.constant([0, self.num_items]))
         rows = tf.zeros([1, 1], tf.int32)
-        self.towers.embed_queries(table, rows, tf.cast(rows, tf.int64), rows, tf.constant([[""]]))
+        self.towers.embed_queries(
+            table, rows, tf.cast(rows, tf.int64), rows, tf.constant([[""]]), tf.constant([0], tf.int64)
+        )
 
     def item_vectors(self, rows: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """Returns `[batch, dim]` for item rows, not of length 1; row `num_items` is an item without anything."""
@@ -141,7 +143,7 @@ class Retriever(tfrs.Model):
             num_uniform=self.config.uniform_negatives,
             num_items=self.num_items,
         )
-        negative = ~tf.gather(tf.gather(multi_hot(batch["known"], self.num_items), rows, axis=1), window)
+        negative = ~tf.gather(known_columns(batch["known"], rows), window)
         return tf.reduce_mean(losses.softmax_loss(logits, targets, where=negative))
 
     def _positions(
@@ -150,12 +152,14 @@ class Retriever(tfrs.Model):
         """Returns queries `[n, dim]`, answers `[n]` and windows `[n]` of all positions that predict a new item."""
         items = batch["items"]
         context = self.towers.context_ids(batch["context"])
-        queries = self.towers.query(vectors, items >= 0, batch["times"], batch["events"], context, training=training)
+        times = batch["times"]
+        asked = tf.concat([times, tf.zeros_like(times[:, :1])], axis=1)  # each item is asked for when it comes
+        queries = self.towers.query(vectors, items >= 0, times, batch["events"], context, asked, training=training)
         where = tf.where((items >= 0) & ~_seen_before(items))
         return tf.gather_nd(queries, where), tf.gather_nd(items if answers is None else answers, where), where[:, 0]
 
     def train_step(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns the epoch's mean loss so far; a sampled id table is updated sparsely, so that a step costs its batch."""
+        """Returns the epoch's mean loss so far; a sampled id table is updated sparsely."""
         with tf.GradientTape() as tape:
             loss = self.compute_loss(batch, training=True)
         variables = self.trainable_variables
@@ -195,13 +199,14 @@ def score_queries(
 
 
 def dense_queries(queries: Queries, context: Ragged, *, max_length: int) -> tuple[np.ndarray, ...]:
-    """Returns items, times, events and context terms, padded, of each query's newest `max_length` events."""
+    """Returns items, times, events, context terms, padded, of each query's newest `max_length` events, and its time."""
     terms = context.take(queries.user)
     return (
         queries.history.to_dense(max_length).astype(np.int32),
         queries.times.to_dense(max_length, fill=0),
         queries.events.to_dense(max_length, fill=0).astype(np.int32),
         terms.to_dense(fill="").astype(object) if len(terms.values) else np.full((len(queries), 0), "", object),
+        queries.time,
     )
 
 
@@ -322,9 +327,22 @@ def _seen_before(items: tf.Tensor) -> tf.Tensor:
     return tf.reduce_any(same & (position[:, tf.newaxis] > position), axis=-1)
 
 
-def multi_hot(rows: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns `[batch, size]` bool, True at each row number that is not -1."""
-    places = tf.where(rows >= 0)
-    indices = tf.stack([places[:, 0], tf.cast(tf.gather_nd(rows, places), tf.int64)], axis=1)
-    shape = tf.cast(tf.stack([tf.shape(rows)[0], size]), tf.int64)
+def known_columns(known: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, candidates]` bool: whether `known` `[batch, n]` (-1 = padding) has the item of each column.
+
+    Its cost does not grow with the catalogue.
+
+    Args:
+        known: int32 item rows of each window.
+        rows: `[candidates]` int32, distinct item rows.
+    """
+    order = tf.argsort(rows)
+    ordered = tf.gather(rows, order)
+    places = tf.where(known >= 0)
+    item = tf.gather_nd(known, places)
+    at = tf.minimum(tf.searchsorted(ordered, item), tf.size(rows) - 1)
+    hit = tf.gather(ordered, at) == item
+    window = tf.cast(tf.boolean_mask(places[:, 0], hit), tf.int32)
+    indices = tf.stack([window, tf.gather(order, tf.boolean_mask(at, hit))], axis=1)
+    shape = tf.stack([tf.shape(known)[0], tf.size(rows)])
     return tf.scatter_nd(indices, tf.ones(tf.shape(indices)[:1], tf.int32), shape) > 0

@@ -100,7 +100,8 @@ class CandidateTower(tf.keras.layers.Layer):
 class QueryTower(tf.keras.layers.Layer):
     """A history of item vectors -> `[batch, length, dim]`: at each position, the query for what comes next.
 
-    Causal: position p reads items 0..p. Each item comes with the kind of its event and the time since the one before.
+    Causal: position p reads the first p items. Each comes with the kind of its event and the time from it to the next,
+    or to the query: what is wanted a minute later is not what is wanted a month later.
     """
 
     def __init__(self, config: TowerConfig, *, num_events: int, num_context: int) -> None:
@@ -126,6 +127,7 @@ class QueryTower(tf.keras.layers.Layer):
         times: tf.Tensor,
         events: tf.Tensor,
         context: tf.Tensor,
+        asked: tf.Tensor,
         training: bool = False,
     ) -> tf.Tensor:
         """Returns `[batch, length + 1, dim]`: position 0 has read nothing, position p the first p items.
@@ -136,11 +138,14 @@ class QueryTower(tf.keras.layers.Layer):
             times: `[batch, length]` int64 seconds; 0 = unknown.
             events: `[batch, length]` int32.
             context: `[batch, terms]` int32, 0 = none.
+            asked: `[batch, length + 1]` int64 seconds: when each position's query is asked; 0 = unknown.
             training: whether dropout is on.
         """
         about = tf.cast(context > 0, tf.float32)[..., tf.newaxis] * self.context(context)
         shopper = self.start + tf.reduce_sum(about, axis=1)  # [batch, dim]
-        x = vectors + self.events(events) + self.gaps(_gap_buckets(times, mask))
+        if training:  # so that a query without a time has been seen
+            asked *= tf.cast(tf.random.uniform([tf.shape(asked)[0], 1]) >= self.config.modality_dropout, asked.dtype)
+        x = vectors + self.events(events) + self.gaps(_gap_buckets(times, asked[:, 1:]))
         x = tf.concat([tf.zeros_like(shopper)[:, tf.newaxis], x], axis=1) + shopper[:, tf.newaxis]
         mask = tf.concat([tf.fill([tf.shape(mask)[0], 1], True), mask], axis=1)
         for block in self.blocks:
@@ -161,7 +166,13 @@ class Towers(tf.Module):
         self.context_ids = AttributeLookup(context)
 
     def embed_queries(
-        self, table: tf.Tensor, items: tf.Tensor, times: tf.Tensor, events: tf.Tensor, context: tf.Tensor
+        self,
+        table: tf.Tensor,
+        items: tf.Tensor,
+        times: tf.Tensor,
+        events: tf.Tensor,
+        context: tf.Tensor,
+        asked: tf.Tensor,
     ) -> tf.Tensor:
         """Returns `[batch, dim]` of length 1: what each shopper asks for now.
 
@@ -171,9 +182,15 @@ class Towers(tf.Module):
             times: `[batch, length]` int64 seconds.
             events: `[batch, length]` int32.
             context: `[batch, terms]` string "field=value".
+            asked: `[batch]` int64 seconds: now; 0 = unknown.
         """
-        queries = self.query(look_up(table, items), items >= 0, times, events, self.context_ids(context))
-        last = tf.reduce_sum(tf.cast(items >= 0, tf.int32), axis=1)
+        mask = items >= 0
+        last = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
+        following = tf.concat([times[:, 1:], tf.zeros_like(asked)[:, tf.newaxis]], axis=1)[:, : tf.shape(times)[1]]
+        newest = tf.range(tf.shape(items)[1])[tf.newaxis] == last[:, tf.newaxis] - 1
+        following = tf.where(newest, asked[:, tf.newaxis], following)
+        following = tf.concat([tf.zeros_like(asked)[:, tf.newaxis], following], axis=1)
+        queries = self.query(look_up(table, items), mask, times, events, self.context_ids(context), following)
         return unit(tf.gather(queries, last, batch_dims=1))
 
 
@@ -249,13 +266,11 @@ class _Pooling(tf.keras.layers.Layer):
 _NUM_GAPS = 24
 
 
-def _gap_buckets(times: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Returns `[batch, length]` int32: log2 of the seconds since the event before; 0 for the first or unknown."""
-    before = tf.concat([tf.zeros_like(times[:, :1]), times[:, :-1]], axis=1)
-    known = mask & (times > 0) & (before > 0)
-    gap = tf.cast(tf.maximum(times - before, 0), tf.float32)
+def _gap_buckets(times: tf.Tensor, asked: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, length]` int32: log2 of the seconds from each event until the query; 0 where unknown."""
+    gap = tf.cast(tf.maximum(asked - times, 0), tf.float32)
     bucket = 1 + tf.cast(tf.math.log1p(gap) / tf.math.log(2.0), tf.int32)
-    return tf.where(known, tf.minimum(bucket, _NUM_GAPS - 1), 0)
+    return tf.where((times > 0) & (asked > 0), tf.minimum(bucket, _NUM_GAPS - 1), 0)
 
 
 def _age_logits(bias: tf.Tensor, length: tf.Tensor) -> tf.Tensor:

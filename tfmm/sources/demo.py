@@ -1,7 +1,7 @@
 """The demo shop: products, shoppers and a year of events drawn from a seed, so that the right answer is known.
 
-A shopper chooses by taste for all that a product is (`demo_truth.FACTORS`), by what everybody likes, and by what today's
-session is about. Tastes drift over the year. What is launched late is cold in the last tenth of the events.
+A shopper chooses by taste for all that a product is (`demo_truth.FACTORS`), by what everybody likes, and by what
+today's session is about. Tastes drift over the year. What is launched late is cold in the last tenth of the events.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tfmm.sources.demo_truth import FACTORS, Truth, utility_of
 
 EVENT_TYPES = ("view", "cart", "purchase")
 _START, _DAY, _DAYS = 1_704_067_200, 86_400, 365  # 2024-01-01
-_LATE_SHARE, _LATE_FROM = 0.15, 0.86  # share of products launched late, and the share of the year that passes first
+_LATE_SHARE = 0.15  # of products: launched when training is over, so that they are cold at test
+_LATE_DAYS = (0.948, 0.975)  # shares of the year between which they come; the last tenth of events begins before
 _DRIFT = 0.3  # how far tastes move in a year, as a share of their strength
 _FOCUS = 1.0  # log-propensity that today's category gains
 _COUNTRIES = ("CN", "DE", "FR", "US")
@@ -76,7 +77,7 @@ def _launches(num_items: int, rng: np.random.Generator) -> np.ndarray:
     """Returns `[num_items]` int64 seconds: most within two years before the data begin, some near its end."""
     launched = _START - rng.integers(30, 730, size=num_items) * _DAY
     late = rng.permutation(num_items)[: round(_LATE_SHARE * num_items)]
-    day = _DAYS * (_LATE_FROM + (0.97 - _LATE_FROM) * rng.random(len(late)))
+    day = _DAYS * rng.uniform(*_LATE_DAYS, size=len(late))
     launched[late] = _START + (day * _DAY).astype(np.int64)
     return launched.astype(np.int64)
 
@@ -157,7 +158,9 @@ def _visits(
         focus = rng.integers(len(NAMES["category"]), size=count)
         utility += np.float32(_FOCUS) * (catalogue.levels["category"][np.newaxis] == focus[:, np.newaxis])
         closed = met | (launched[np.newaxis] > began[:, np.newaxis])
-        race = np.where(closed, -np.inf, utility - np.log(rng.standard_exponential(utility.shape, np.float32)))
+        race = np.where(
+            closed, -np.inf, utility - np.log(rng.standard_exponential(utility.shape, np.float32) + np.float32(1e-30))
+        )
         here = visit >= sessions - active
         views = np.where(here, rng.integers(1, _MOST_VIEWS + 1, size=count), 0)
         best = _winners(race, _MOST_VIEWS)
@@ -192,7 +195,7 @@ def _session(
     liked = (liked - liked.mean(axis=1, keepdims=True)) / (liked.std(axis=1, keepdims=True) + 1e-9)
     chance = rng.random(best.shape)
     carted = shown & (chance < 0.25 / (1 + np.exp(-1.5 * liked)))
-    bought = carted & (chance < 0.12 / (1 + np.exp(-1.5 * liked)))
+    bought = carted & (rng.random(best.shape) < 1 / (1 + np.exp(-2.0 * liked)))
     parts: list[tuple[np.ndarray, ...]] = []
     for event, (chosen, after) in enumerate(((shown, 0), (carted, 20), (bought, 45))):
         row, column = np.nonzero(chosen)
