@@ -103,7 +103,7 @@ def exported_retriever(config: Config, shop: Shop, directory: Path) -> Retriever
     retriever = stages.make_towers(config, shop, items, shop.parts.refit)
     exported = tf.train.Checkpoint(candidates=tf.train.Checkpoint(towers=retriever.towers))
     try:
-        status = exported.restore(str(directory / "variables" / "variables")).expect_partial()
+        status = exported.read(str(directory / "variables" / "variables")).expect_partial()
         status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ValueError(f"{directory} holds other towers than the run's settings describe: {error}") from error
