@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
 import shutil
@@ -235,10 +236,11 @@ def export(service: Service, model_dir: Path, *, beside: Callable[[Path], None] 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hides Keras' warnings that layers cannot be loaded back as Keras objects: a server loads signatures."""
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel("ERROR")
+    loggers = {logger: logger.level for logger in (tf.get_logger(), logging.getLogger("absl"))}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)

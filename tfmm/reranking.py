@@ -57,12 +57,17 @@ class ListwiseScorer(tf.keras.Model):
 
     def __init__(self, config: RerankingConfig) -> None:
         super().__init__(name="listwise_scorer")
+        self._config = config
         self.normalise = tf.keras.layers.Normalization(name="normalise")
         self.match = tf.keras.layers.Dense(config.width, name="match")
         self.enter = tf.keras.layers.Dense(config.width, activation="gelu", name="enter")
         self.blocks = [_ListBlock(config, name=f"block_{i}") for i in range(config.layers)]
         self.leave = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="leave")
         self.drop = tf.keras.layers.Dropout(config.dropout)
+
+    def get_config(self) -> dict[str, object]:
+        """Returns what Keras writes beside the weights."""
+        return dataclasses.asdict(self._config)
 
     def build(self, shape: object) -> None:
         self.trust = self.add_weight(name="trust", shape=[], initializer="ones")

@@ -37,12 +37,12 @@ class RetrievalConfig:
         uniform_negatives: drawn a step beside the in-batch ones, when sampling.
     """
 
-    epochs: int = 30
-    patience: int = 4
-    batch_size: int = 64
-    learning_rate: float = 5e-3
+    epochs: int = 12
+    patience: int = 3
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    temperature: float = 0.07
+    temperature: float = 0.1
     full_softmax_up_to: int = 20_000
     uniform_negatives: int = 2_048
 
