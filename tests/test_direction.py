@@ -13,14 +13,23 @@ PACKAGE = Path(__file__).parent.parent / "tfmm"
 ORDER = (
     *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form"),
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
-    *("index", "candidates", "reranking", "export", "serving", "evaluation", "report"),
+    *("finetuning", "index", "candidates", "reranking", "export", "serving", "evaluation", "report"),
     *("config", "stages", "results", "train", "measuring", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 
 WITH_TENSORFLOW = (
     *("schema", "encoders", "records", "pipelines", "fusion", "towers", "losses", "retrieval", "index", "candidates"),
-    *("reranking", "export", "serving", "evaluation", "stages", "measuring", "sources.movielens_download"),
+    *(
+        "finetuning",
+        "reranking",
+        "export",
+        "serving",
+        "evaluation",
+        "stages",
+        "measuring",
+        "sources.movielens_download",
+    ),
 )
 OWNERS = {
     "numpy": ORDER,

@@ -88,6 +88,7 @@ def item_features(
     modalities: Optional[Sequence[str]] = None,
     text: Optional[TextConfig] = None,
     reduce_to: int = 128,
+    reductions: Optional[Mapping[str, Reduction]] = None,
 ) -> ItemFeatures:
     """Returns the candidate tower's columns.
 
@@ -98,15 +99,17 @@ def item_features(
         modalities: which to use (of id, the table's vectors, attributes); None is all.
         text: a text encoder to train; its subwords then take the place of frozen text vectors.
         reduce_to: dimensions that are kept of each modality's vectors, at most.
+        reductions: of modalities whose reduction is not learned again.
     """
     vectors = {name: column for name, column in sorted(table.vectors.items()) if not (text and name == "text")}
     vocabulary = learn_attributes(table.categorical, table.numeric, rows=np.flatnonzero(trained))
     columns: dict[str, np.ndarray] = {ID: np.arange(len(table) + 1, dtype=np.int32)}
     present = {ID: trained}
-    reductions = {}
+    reductions = {name: reduction for name, reduction in (reductions or {}).items() if name in vectors}
     for name, column in vectors.items():
         present[name] = table.present[name]
-        reductions[name] = _reduction(column[trained & present[name]], reduce_to)
+        if name not in reductions:
+            reductions[name] = _reduction(column[trained & present[name]], reduce_to)
         columns[name] = _with_nothing(reductions[name](column) * present[name][:, np.newaxis])
     learned = None
     if text is not None:

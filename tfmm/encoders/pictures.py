@@ -80,6 +80,19 @@ def read_with_pillow(content: bytes) -> np.ndarray:
         ) from error
 
 
+def for_graph(content: bytes) -> bytes:
+    """Returns the picture in a format that `decode_pictures` reads: itself, or as PNG what only Pillow reads.
+
+    Raises:
+        UnreadablePicture: as `read_with_pillow`.
+    """
+    if content.startswith((b"\xff\xd8\xff", b"\x89PNG", b"BM")):
+        return content
+    pixels, file = read_with_pillow(content), io.BytesIO()
+    Image.fromarray(pixels.squeeze(axis=2) if pixels.shape[2] == 1 else pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def _decode_picture(content: tf.Tensor) -> tf.Tensor:
     pixels = _announced_pixels(content)
     check = tf.debugging.assert_less_equal(
