@@ -33,8 +33,8 @@ class RerankingConfig:
     """
 
     loss: str = "softmax_loss"
-    epochs: int = 20
-    patience: int = 4
+    epochs: int = 12
+    patience: int = 3
     batch_size: int = 64
     learning_rate: float = 1e-3
     width: int = 64

@@ -36,7 +36,7 @@ class TowerConfig:
     """
 
     dim: int = 64
-    id_dropout: float = 0.2
+    id_dropout: float = 0.4
     modality_dropout: float = 0.1
     dropout: float = 0.2
     fusion: str = "attention"

@@ -18,6 +18,7 @@ from tfmm.sources.demo_truth import FACTORS, Truth, utility_of
 EVENT_TYPES = ("view", "cart", "purchase")
 _START, _DAY, _DAYS = 1_704_067_200, 86_400, 365  # 2024-01-01
 _LATE_SHARE = 0.15  # of products: launched when training is over, so that they are cold at test
+_NEW_SHARE = 0.4  # of products: launched at some time of the year before, as shops do
 _LATE_DAYS = (0.948, 0.975)  # shares of the year between which they come; the last tenth of events begins before
 _DRIFT = 0.3  # how far tastes move in a year, as a share of their strength
 _FOCUS = 1.0  # log-propensity that today's category gains
@@ -74,12 +75,14 @@ def draw_with_truth(*, size: str = "small", seed: int = 0) -> tuple[Dataset, Tru
 
 
 def _launches(num_items: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns `[num_items]` int64 seconds: most within two years before the data begin, some near its end."""
-    launched = _START - rng.integers(30, 730, size=num_items) * _DAY
-    late = rng.permutation(num_items)[: round(_LATE_SHARE * num_items)]
-    day = _DAYS * rng.uniform(*_LATE_DAYS, size=len(late))
-    launched[late] = _START + (day * _DAY).astype(np.int64)
-    return launched.astype(np.int64)
+    """Returns `[num_items]` int64 seconds: before the data begin, through the year, or near its end."""
+    days = -rng.integers(30, 730, size=num_items).astype(np.float64)
+    late, new, _ = np.split(
+        rng.permutation(num_items), np.cumsum([round(_LATE_SHARE * num_items), round(_NEW_SHARE * num_items)])
+    )
+    days[late] = _DAYS * rng.uniform(*_LATE_DAYS, size=len(late))
+    days[new] = _DAYS * rng.uniform(0, _LATE_DAYS[0], size=len(new))
+    return _START + (days * _DAY).astype(np.int64)
 
 
 def _tastes(shoppers: int, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
