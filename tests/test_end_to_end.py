@@ -51,7 +51,10 @@ def train(directory: Path, *flags: str) -> subprocess.Popen:
 
 def finish(process: subprocess.Popen, directory: Path) -> str:
     """Returns what the run printed, after it ended."""
-    process.wait(timeout=PATIENCE)
+    try:
+        process.wait(timeout=PATIENCE)
+    finally:
+        process.kill()  # does nothing where it ended
     return (directory / OUTPUT).read_text()
 
 
