@@ -6,8 +6,10 @@ end, and only some shoppers' last event has it. Everything that content says of 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -93,8 +95,8 @@ def dataset() -> Dataset:
 
 
 CONFIG = Config(
-    towers=TowerConfig(dim=16, max_length=8),
-    retrieval=RetrievalConfig(epochs=4, batch_size=16),
+    towers=TowerConfig(dim=16, max_length=8, encoder="attention", id_dropout=0.2),
+    retrieval=RetrievalConfig(epochs=4, batch_size=16, learning_rate=5e-3),
     candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20),
     reranking=RerankingConfig(epochs=2, width=16, batch_size=16),
     text_encoder="trained",
@@ -118,6 +120,16 @@ def features() -> ItemFeatures:
     return stages.features_of(CONFIG, shop())
 
 
+@contextlib.contextmanager
+def eagerly() -> Iterator[None]:
+    """Lets a few steps run without the seconds that tracing takes."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 @functools.cache
 def retriever() -> Retriever:
     """Returns trained towers."""
@@ -128,7 +140,8 @@ def retriever() -> Retriever:
 def trained() -> tuple[Retriever, dict[str, list[float]]]:
     """Returns towers trained for some seconds, and their curves."""
     stages.set_seed(0)
-    return stages.train_towers(CONFIG, shop(), features(), directory=shop().records / "towers")
+    with eagerly():
+        return stages.train_towers(CONFIG, shop(), features(), directory=shop().records / "towers")
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from tfmm import pipelines, records, retrieval, stages
 from tfmm.encoders.attributes import learn_attributes
 from tfmm.features import PRESENT, item_features
 from tfmm.ragged import Ragged
-from tfmm.retrieval import RetrievalConfig, Retriever, dense_queries, multi_hot, score_queries
+from tfmm.retrieval import RetrievalConfig, Retriever, dense_queries, known_columns, score_queries
 from tfmm.towers import TowerConfig
 
 WINDOWS = [[4, 8, 4, 12], [1, 5, 9, 13, 5, 17], [2, 2, 2]]
@@ -36,7 +36,7 @@ def batch() -> dict[str, tf.Tensor]:
 
 def sampling(retriever: Retriever, *, uniform: int, frequency: np.ndarray | None = None) -> Retriever:
     """Returns the same towers, trained on samples of the corpus."""
-    config = RetrievalConfig(full_softmax_up_to=1, uniform_negatives=uniform)
+    config = dataclasses.replace(retriever.config, full_softmax_up_to=1, uniform_negatives=uniform)
     other = Retriever(
         retriever.towers.config,
         config,
@@ -63,7 +63,9 @@ def naive_logits() -> list[tuple[int, int, np.ndarray]]:
     found = []
     for window, place in positions():
         before = [tf.constant(columns[name][window : window + 1, :place]) for name in ("items", "times", "events")]
-        query = retriever.towers.embed_queries(table, *before, tf.constant(columns["context"][window : window + 1]))
+        context = tf.constant(columns["context"][window : window + 1])
+        asked = tf.constant(columns["times"][window : window + 1, place])  # when the right item comes
+        query = retriever.towers.embed_queries(table, *before, context, asked)
         logits = (corpus @ query.numpy()[0]).astype(np.float64) / retriever.config.temperature
         found.append((window, WINDOWS[window][place], logits))
     return found
@@ -117,13 +119,17 @@ def test_an_item_that_was_there_before_is_not_predicted():
     np.testing.assert_allclose(retriever.compute_loss(repeats), retriever.compute_loss(first), rtol=1e-5)
 
 
-def test_multi_hot_marks_each_row_once():
-    found = multi_hot(tf.constant([[0, 3, 3, -1], [-1, -1, -1, -1]]), 4).numpy()
-    assert found.tolist() == [[True, False, False, True], [False] * 4]
+@pytest.mark.parametrize("seed", range(3))
+def test_known_columns_are_those_whose_item_the_shopper_knows(seed):
+    rng = np.random.default_rng(seed)
+    rows, known = rng.permutation(30)[:12], rng.integers(-1, 30, (4, 9))
+    known[3] = -1
+    found = known_columns(tf.constant(known, tf.int32), tf.constant(rows, tf.int32)).numpy()
+    assert found.tolist() == [[row in window for row in rows.tolist()] for window in known.tolist()]
 
 
 def test_the_gradient_of_a_sampled_id_table_is_sparse_and_moves_only_what_was_drawn():
-    towers = TowerConfig(dim=16, max_length=8, id_dropout=0.0)
+    towers = dataclasses.replace(shops.CONFIG.towers, id_dropout=0.0)
     retriever = dataclasses.replace(shops.CONFIG, towers=towers)
     retriever = stages.make_towers(retriever, shops.shop(), shops.features(), shops.shop().parts.train)
     retriever = sampling(retriever, uniform=3)
@@ -189,6 +195,20 @@ def test_training_finds_the_groups_far_above_popularity():
     assert scores[own].mean() > scores[~own].mean() + 0.5  # cosines
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("full_softmax_up_to", [1, 1000])
+def test_traced_training_finds_the_groups_from_samples_of_the_corpus_as_from_all_of_it(full_softmax_up_to, tmp_path):
+    negatives = {"full_softmax_up_to": full_softmax_up_to, "uniform_negatives": 20}
+    settings = dataclasses.replace(shops.CONFIG.retrieval, epochs=8, **negatives)
+    config = dataclasses.replace(shops.CONFIG, retrieval=settings)
+    stages.set_seed(0)
+    retriever, _ = stages.train_towers(config, shops.shop(), shops.features(), directory=tmp_path)
+    parts = shops.shop().parts
+    popularity = np.bincount(parts.train.item, minlength=shops.ITEMS)
+    popular = naive_ndcg(retriever, parts.test, np.tile(popularity, (len(parts.test), 1)), 10)
+    assert retrieval.ndcg(retriever, parts.test, shops.shop().context) > 2 * popular
+
+
 def test_a_cold_item_is_ranked_above_other_groups_by_its_content():
     parts = shops.shop().parts
     scores = all_scores(shops.retriever(), parts.test)
@@ -216,7 +236,7 @@ def small_retriever(**config) -> Retriever:
     trained = np.isin(np.arange(shops.ITEMS), parts.train.item)
     return Retriever(
         TowerConfig(dim=8, encoder="pooling", max_length=8),
-        RetrievalConfig(**{"epochs": 4, "batch_size": 32, **config}),
+        RetrievalConfig(**{"epochs": 4, "patience": 4, "batch_size": 32, **config}),
         items=item_features(table, trained=trained, modalities=("id",)),
         context=learn_attributes({}, {}),
         num_events=2,
@@ -236,12 +256,14 @@ def data() -> tf.data.Dataset:
     return pipelines.sequence_batches(shop.records, "small", batch_size=32, max_length=8, shuffle=True, seed=0)
 
 
+def weights_of(retriever: Retriever) -> list[np.ndarray]:
+    return [variable.numpy() for variable in retriever.towers.trainable_variables]
+
+
 @pytest.fixture
 def eagerly():
-    """Lets a few steps run without the seconds that tracing takes."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with shops.eagerly():
+        yield
 
 
 def fit(retriever: Retriever, data: tf.data.Dataset, directory, **options) -> dict[str, list[float]]:
@@ -264,7 +286,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_epoch(data, tmp_path, monkey
         if len(values) == 2:
             raise KeyboardInterrupt
         values.append(measure(retriever, *args, **options))
-        weights[:] = retriever.get_weights()
+        weights[:] = weights_of(retriever)
         return values[-1]
 
     monkeypatch.setattr(retrieval, "ndcg", killed_in_the_third_epoch)
@@ -274,7 +296,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_epoch(data, tmp_path, monkey
     second = small_retriever()
     steps = []
     train = second.fit
-    second.fit = lambda *args, **options: steps.append(second.get_weights()) or train(*args, **options)
+    second.fit = lambda *args, **options: steps.append(weights_of(second)) or train(*args, **options)
     curves = fit(second, data, tmp_path, resume=True)
     assert len(curves["validation ndcg@10"]) == len(curves["loss"]) == 4
     np.testing.assert_allclose(curves["validation ndcg@10"][:2], values, rtol=1e-6)
@@ -288,14 +310,14 @@ def test_training_stops_without_gain_and_returns_to_the_best_epoch(data, tmp_pat
     weights, values = [], iter([0.2, 0.5, 0.4, 0.3, 0.9])
 
     def scripted(retriever, *args, **options):
-        weights.append(retriever.get_weights())
+        weights.append(weights_of(retriever))
         return next(values)
 
     monkeypatch.setattr(retrieval, "ndcg", scripted)
     retriever = small_retriever(epochs=5, patience=2)
     curves = fit(retriever, data, tmp_path)
     assert curves["validation ndcg@10"] == [0.2, 0.5, 0.4, 0.3]
-    for found, expected in zip(retriever.get_weights(), weights[1]):
+    for found, expected in zip(weights_of(retriever), weights[1]):
         np.testing.assert_array_equal(found, expected)
 
 
@@ -306,7 +328,8 @@ def test_without_resume_an_old_run_is_no_start(data, tmp_path, eagerly):
 
 def test_a_query_is_its_newest_events_as_dense_columns():
     queries = shops.shop().parts.test.take(np.array([0, 1]))
-    items, times, events, context = dense_queries(queries, shops.shop().context, max_length=3)
+    items, times, events, context, asked = dense_queries(queries, shops.shop().context, max_length=3)
+    assert asked.tolist() == queries.time.tolist()
     for row in range(2):
         assert items[row].tolist() == queries.history[row][-3:].tolist()
         assert times[row].tolist() == queries.times[row][-3:].tolist()

@@ -30,10 +30,12 @@ def randomise(layer: tf.Module) -> None:
 
 def histories(length: int = LENGTH, batch: int = 3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(6)
+    times = shops.START + np.cumsum(rng.integers(1, 10**6, (batch, length + 1)), axis=1)
     return {
         "vectors": rng.normal(size=(batch, length, DIM)).astype(np.float32),
         "mask": np.ones((batch, length), bool),
-        "times": shops.START + np.cumsum(rng.integers(1, 10**6, (batch, length)), axis=1),
+        "times": times[:, :-1],
+        "asked": times,  # each position is asked when the next item comes
         "events": rng.integers(0, 2, (batch, length)).astype(np.int32),
         "context": rng.integers(0, 3, (batch, 2)).astype(np.int32),
     }
@@ -60,7 +62,7 @@ def test_a_later_item_never_changes_an_earlier_query(encoder, place):
     tower, batch = query_tower(encoder), histories()
     before = ask(tower, **batch)
     batch["vectors"][:, place:] *= -3
-    batch["times"][:, place:] += 10**7
+    batch["times"] = batch["times"] - 10**7 * (np.arange(LENGTH) >= place)
     batch["events"][:, place:] = 1 - batch["events"][:, place:]
     after = ask(tower, **batch)
     np.testing.assert_allclose(after[:, : place + 1], before[:, : place + 1], rtol=1e-5, atol=1e-5)
@@ -68,10 +70,24 @@ def test_a_later_item_never_changes_an_earlier_query(encoder, place):
 
 
 @pytest.mark.parametrize("encoder", KINDS)
+@pytest.mark.parametrize("place", [1, LENGTH])
+def test_when_a_query_is_asked_never_changes_an_earlier_one(encoder, place):
+    tower, batch = query_tower(encoder), histories()
+    before = ask(tower, **batch)
+    after = ask(tower, **{**batch, "asked": batch["asked"] + 10**7 * (np.arange(LENGTH + 1) >= place)})
+    np.testing.assert_allclose(after[:, :place], before[:, :place], rtol=1e-5, atol=1e-5)
+    assert np.all(np.abs(after[:, place:] - before[:, place:]).max(axis=-1) > 1e-4)
+
+
+@pytest.mark.parametrize("encoder", KINDS)
 def test_padding_never_changes_the_queries(encoder):
     tower, batch = query_tower(encoder), histories(length=4)
     rubbish = histories(length=7, batch=3)
-    padded = {name: np.concatenate([batch[name], rubbish[name][:, 4:]], axis=1) for name in batch if name != "context"}
+    padded = {
+        name: np.concatenate([column, rubbish[name][:, column.shape[1] :]], axis=1)
+        for name, column in batch.items()
+        if name != "context"
+    }
     padded["mask"][:, 4:] = False
     padded["times"][:, 4:] = 0
     found = ask(tower, **padded, context=np.pad(batch["context"], [(0, 0), (0, 3)]))
@@ -88,7 +104,8 @@ def test_a_history_longer_than_max_length_is_answered(encoder):
 @pytest.mark.parametrize("encoder", KINDS)
 def test_an_empty_history_gives_what_the_shopper_alone_says(encoder):
     tower, batch = query_tower(encoder), histories()
-    empty = {name: column[:, :0] for name, column in batch.items() if name != "context"}
+    empty = {name: column[:, :0] for name, column in batch.items() if name not in ("context", "asked")}
+    empty["asked"] = batch["asked"][:, :1]
     context = np.array([[0, 0], [1, 0], [0, 1]], np.int32)
     found = ask(tower, **empty, context=context)
     assert found.shape == (3, 1, DIM)
@@ -98,46 +115,36 @@ def test_an_empty_history_gives_what_the_shopper_alone_says(encoder):
 
 
 @pytest.mark.parametrize("encoder", KINDS)
-@pytest.mark.parametrize("column", ["vectors", "times", "events", "context"])
+@pytest.mark.parametrize("column", ["vectors", "times", "events", "context", "asked"])
 def test_everything_that_is_known_of_a_history_counts(encoder, column):
     tower, batch = query_tower(encoder), histories()
-    other = {**batch, column: histories()[column]}
-    other[column][:, 1] = {"vectors": 1, "times": other["times"][:, 1] - 1, "events": 1 - batch["events"][:, 1]}.get(
-        column, (batch["context"][:, 1] + 1) % 3
-    )
-    if column == "times":
-        other[column] = np.tile(shops.START + np.arange(LENGTH) * 3, (3, 1))
-    assert np.all(np.abs(ask(tower, **other) - ask(tower, **batch))[:, -1].max(axis=-1) > 1e-4)
+    change = {"vectors": -3 * batch["vectors"], "times": -(10**7), "events": 1 - 2 * batch["events"], "asked": 10**7}
+    changed = batch[column] + change[column] if column in change else (batch[column] + 1) % 3
+    found = ask(tower, **{**batch, column: changed.astype(batch[column].dtype)})
+    assert np.all(np.abs(found - ask(tower, **batch))[:, -1].max(axis=-1) > 1e-4)
 
 
-def gaps(times: list[int], mask: list[bool] | None = None) -> list[int]:
+def gaps(times: list[int], asked: list[int]) -> list[int]:
     """Returns the buckets of the gaps as the tower takes them: the index of the embedding that it adds."""
     tower = QueryTower(config(), num_events=2, num_context=3)
-    tower(**histories(len(times), 1))
+    batch = {**histories(len(times), 1), "times": np.array([times]), "asked": np.array([[0, *asked]])}
+    tower(**as_tensors(batch))
     seen = []
     lookup = tower.gaps.call
     tower.gaps.call = lambda indices: seen.append(np.array(indices)) or lookup(indices)
-    tower(
-        tf.zeros([1, len(times), DIM]),
-        tf.constant([mask or [True] * len(times)]),
-        tf.constant([times], tf.int64),
-        tf.zeros([1, len(times)], tf.int32),
-        tf.zeros([1, 0], tf.int32),
-    )
+    tower(**as_tensors(batch))
     return seen[0][0].tolist()
 
 
-def test_gaps_are_bucketed_by_powers_of_two_of_seconds():
-    start = 1_000_000
+def test_gaps_until_the_query_are_bucketed_by_powers_of_two_of_seconds():
     # log2(1 + gap): 0 s -> 0, 1 s -> 1, 3 s -> 2, 1000 s -> 9.97, 86,400 s -> 16.4; plus 1 for "known".
-    assert gaps([start, start, start + 1, start + 4, start + 1004, start + 87_404]) == [0, 1, 2, 3, 10, 17]
+    start = 1_000_000
+    assert gaps([start] * 5, [start + gap for gap in (0, 1, 3, 1000, 86_400)]) == [1, 2, 3, 10, 17]
 
 
 def test_unknown_times_and_times_out_of_order_are_harmless():
-    assert gaps([0, 5, 0, 7]) == [0, 0, 0, 0]
-    assert gaps([100, 50]) == [0, 1]
-    assert gaps([1, 10**12]) == [0, 23]
-    assert gaps([100, 200], mask=[True, False]) == [0, 0]
+    assert gaps([0, 5, 0], [5, 0, 7]) == [0, 0, 0]
+    assert gaps([100, 1], [50, 10**12]) == [1, 23]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,8 @@ def towers() -> Towers:
     made = Towers(config(dropout=0.3), shops.features(), context=learn_attributes({}, {}), num_events=2)
     made.candidate({name: column[:2] for name, column in columns().items()})
     rows = tf.zeros([1, 1], tf.int32)
-    made.embed_queries(tf.zeros([2, DIM]), rows, tf.cast(rows, tf.int64), rows, tf.constant([[""]]))
+    none = tf.zeros([1], tf.int64)
+    made.embed_queries(tf.zeros([2, DIM]), rows, tf.cast(rows, tf.int64), rows, tf.constant([[""]]), none)
     randomise(made)
     return made
 
@@ -202,12 +210,17 @@ def test_ids_are_hidden_as_often_as_the_configuration_says():
     np.testing.assert_allclose(kept, [0.7, 0.9, 0.9, 0.9], atol=0.015)
 
 
-def queries(towers: Towers, items: list[list[int]], times: object = None) -> np.ndarray:
+def queries(towers: Towers, items: list[list[int]], *, asked: int = 0) -> np.ndarray:
     table = tf.constant(np.random.default_rng(7).normal(size=(60, DIM)), tf.float32)
     rows = np.array(items, np.int32)
-    times = np.zeros(rows.shape) if times is None else times
+    times = np.where(rows >= 0, 1000 + 100 * np.arange(rows.shape[1]), 0)
     return towers.embed_queries(
-        table, tf.constant(rows), tf.constant(times, tf.int64), tf.zeros_like(rows), tf.fill([len(rows), 0], "")
+        table,
+        tf.constant(rows),
+        tf.constant(times, tf.int64),
+        tf.zeros_like(rows),
+        tf.fill([len(rows), 0], ""),
+        tf.fill([len(rows)], tf.constant(asked, tf.int64)),
     ).numpy()
 
 
@@ -216,10 +229,18 @@ def test_queries_have_length_1(towers):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
 
 
-def test_a_short_history_in_a_wide_batch_is_answered_as_alone(towers):
-    wide = queries(towers, [[1, 2, 3, 9, 8, 7], [4, -1, -1, -1, -1, -1], [-1] * 6])
-    np.testing.assert_allclose(wide[1:2], queries(towers, [[4]]), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(wide[2:3], queries(towers, [[-1]]), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("asked", [0, 5000])
+def test_a_short_history_in_a_wide_batch_is_answered_as_alone(towers, asked):
+    wide = queries(towers, [[1, 2, 3, 9, 8, 7], [4, -1, -1, -1, -1, -1], [5, 6, -1, -1, -1, -1], [-1] * 6], asked=asked)
+    for row, alone in enumerate(([[1, 2, 3, 9, 8, 7]], [[4]], [[5, 6]], [[-1]])):
+        np.testing.assert_allclose(wide[row], queries(towers, alone, asked=asked)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_when_it_is_asked_counts_where_there_is_a_history(towers):
+    histories_of_two = [[1, 2], [-1, -1]]
+    moved = np.abs(queries(towers, histories_of_two, asked=1200) - queries(towers, histories_of_two, asked=10**8))
+    assert moved[0].max() > 1e-4
+    assert moved[1].max() < 1e-6
 
 
 def test_looking_up_nothing_gives_zeros():
