@@ -12,6 +12,7 @@ from tfmm.candidates import CandidatesConfig
 from tfmm.encoders.image import ImageConfig
 from tfmm.encoders.text import TextConfig
 from tfmm.evaluation import EvaluationConfig
+from tfmm.finetuning import FinetuneConfig
 from tfmm.reranking import RerankingConfig
 from tfmm.retrieval import RetrievalConfig
 from tfmm.splits import SplitConfig
@@ -64,6 +65,7 @@ class Config:
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
     towers: TowerConfig = dataclasses.field(default_factory=TowerConfig)
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
+    finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
     candidates: CandidatesConfig = dataclasses.field(default_factory=CandidatesConfig)
     reranking: RerankingConfig = dataclasses.field(default_factory=RerankingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)

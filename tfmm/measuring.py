@@ -47,7 +47,7 @@ def measure(
     config = restored(said["configuration"], place=str(run / "run.json"))
     directory = find_version((saved_models or config.saved_models) / MODEL, version)
     stages.set_seed(config.seed)
-    shop = load_shop(config, fingerprint=said["data"])
+    shop = stages.finetuned(config, load_shop(config, fingerprint=said["data"]), directory=run)
     _check_catalogue(directory, shop)
     started = time.monotonic()
     baselines = stages.baselines(shop)

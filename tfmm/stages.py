@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 import tensorflow as tf
 
-from tfmm import closed_form, evaluation, pipelines, records, reranking, retrieval, schema
+from tfmm import closed_form, evaluation, finetuning, pipelines, records, reranking, retrieval, schema
 from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
 from tfmm.encoders.attributes import learn_attributes
@@ -18,7 +19,7 @@ from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.evaluation import Baseline
 from tfmm.export import EXAMPLES, RawEncoders
-from tfmm.features import ItemFeatures, item_features
+from tfmm.features import ItemFeatures, Reduction, item_features
 from tfmm.progress import counter
 from tfmm.ragged import Ragged
 from tfmm.records import ExampleLists, ItemTable, Sequences
@@ -30,6 +31,7 @@ from tfmm.splits import Queries, Split
 
 _log = logging.getLogger(__name__)
 _EASE_UP_TO = 12_000
+_TUNED = Path("checkpoints") / "finetune"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Shop:
         parts: who may see what.
         context: "field=value" of every user.
         records: where the TFRecords stand.
+        reductions: of modalities whose reduction is settled: towers were trained on it.
     """
 
     dataset: Dataset
@@ -51,6 +54,7 @@ class Shop:
     parts: Split
     context: Ragged
     records: Path
+    reductions: Mapping[str, Reduction] = dataclasses.field(default_factory=dict)
 
     def wire(self, queries: Queries) -> Wire:
         """Returns the queries as they go over the wire."""
@@ -78,7 +82,14 @@ def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]
     """Returns what the towers read; only items with a training event teach vocabularies, and only they have ids."""
     text = config.text if config.text_encoder == "trained" else None
     trained = _with_events(shop, shop.parts.train)
-    return item_features(shop.table, trained=trained, modalities=modalities, text=text, reduce_to=config.content_dim)
+    return item_features(
+        shop.table,
+        trained=trained,
+        modalities=modalities,
+        text=text,
+        reduce_to=config.content_dim,
+        reductions=shop.reductions,
+    )
 
 
 def _with_events(shop: Shop, events: Interactions) -> np.ndarray:
@@ -103,18 +114,102 @@ def refit_towers(config: Config, shop: Shop, early: Retriever, items: ItemFeatur
     """
     retriever = make_towers(config, shop, items, shop.parts.refit)
     retriever.set_weights(early.get_weights())
-    before = retrieval.ndcg(retriever, shop.parts.validation, shop.context)
-    if config.refit_epochs:
-        gently = dataclasses.replace(
-            config.retrieval, epochs=config.refit_epochs, learning_rate=config.retrieval.learning_rate / 4
-        )
-        retriever.config = gently
-        curves = _fit_towers(config, shop, retriever, shop.parts.refit, name="refit", directory=directory)
-        after = max(curves["validation ndcg@10"])
-        _log.info("refit: validation ndcg@10 %.4f -> %.4f", before, after)
-        if after < before:
-            retriever.set_weights(early.get_weights())
+    _go_on(config, shop, retriever, shop.parts.refit, epochs=config.refit_epochs, name="refit", directory=directory)
     return retriever
+
+
+def _go_on(
+    config: Config,
+    shop: Shop,
+    retriever: Retriever,
+    events: Interactions,
+    *,
+    epochs: int,
+    name: str,
+    directory: Path,
+) -> None:
+    """Trains towers gently from the weights they have, and puts those back where validation finds none better."""
+    weights = retriever.get_weights()
+    before = retrieval.ndcg(retriever, shop.parts.validation, shop.context)
+    if epochs:
+        retriever.config = dataclasses.replace(
+            config.retrieval, epochs=epochs, learning_rate=config.retrieval.learning_rate / 4
+        )
+        curves = _fit_towers(config, shop, retriever, events, name=name, directory=directory)
+        after = max(curves["validation ndcg@10"])
+        _log.info("%s: validation ndcg@10 %.4f -> %.4f", name, before, after)
+        if after < before:
+            retriever.set_weights(weights)
+
+
+def finetune(
+    config: Config, shop: Shop, items: ItemFeatures, retriever: Retriever, *, directory: Path
+) -> tuple[Shop, ItemFeatures, Retriever, dict[str, list[float]]]:
+    """Returns the shop as the tuned image network sees it, the towers trained on with it, and the network's curves.
+
+    Where tuning brings nothing on the validation queries, the shop and the towers stay what they were.
+
+    Raises:
+        ValueError: the model does not look at pictures.
+    """
+    encoder = shop.encoders.image
+    if encoder is None or finetuning.IMAGE not in items.content:
+        raise ValueError(
+            "Expected pictures, and --image_encoder pretrained, to open blocks of the image network, got none; leave "
+            "--finetune.blocks at 0."
+        )
+    untuned = encoder.fingerprint
+    curves = finetuning.finetune(
+        encoder,
+        retriever,
+        items,
+        finetuning.Lessons(shop.dataset.items.images, shop.parts.train, shop.parts.validation, shop.context),
+        config.finetune,
+        directory=directory / _TUNED,
+        logs=directory / "tensorboard" / "finetune",
+        seed=config.seed,
+        resume=config.resume,
+    )
+    if encoder.fingerprint == untuned:
+        return shop, items, retriever, curves
+    shop = _seen_anew(shop, encoder, items, directory=directory)
+    items = features_of(config, shop)
+    tuned = make_towers(config, shop, items, shop.parts.train)
+    tuned.set_weights(retriever.get_weights())
+    epochs = config.finetune.tower_epochs
+    _go_on(config, shop, tuned, shop.parts.train, epochs=epochs, name="finetuned", directory=directory)
+    return shop, items, tuned, curves
+
+
+def finetuned(config: Config, shop: Shop, *, directory: Path) -> Shop:
+    """Returns the shop as the image network of a finished run sees it: tuned, if the run did that.
+
+    Raises:
+        FileNotFoundError: the run's checkpoints are gone.
+    """
+    encoder = shop.encoders.image
+    if not config.finetune.blocks or encoder is None:
+        return shop
+    items, untuned = features_of(config, shop), encoder.fingerprint
+    finetuning.restore(encoder, directory / _TUNED)
+    return shop if encoder.fingerprint == untuned else _seen_anew(shop, encoder, items, directory=directory)
+
+
+def _seen_anew(shop: Shop, encoder: ImageEncoder, items: ItemFeatures, *, directory: Path) -> Shop:
+    """Returns the shop with pictures encoded by the tuned network, reduced as before; the run keeps these records.
+
+    The frozen network's stay where they are, for other runs.
+    """
+    table, modality = shop.table, finetuning.IMAGE
+    vectors = {
+        name: np.where(table.present[name][:, np.newaxis], column.astype(np.float32), np.nan)
+        for name, column in table.vectors.items()
+        if name != modality
+    }
+    products = dataclasses.replace(shop.dataset.items, vectors=vectors)
+    again = dataclasses.replace(shop.dataset, items=products)
+    table = records.write_items(again, directory / "records", encoders={modality: encoder})
+    return dataclasses.replace(shop, table=table, reductions={modality: items.reductions[modality]})
 
 
 def train_ablated(config: Config, shop: Shop, modalities: tuple[str, ...], *, directory: Path) -> Retriever:

@@ -72,6 +72,10 @@ def run(config: Config, *, argv: list[str]) -> Path:
     with clock("train retriever"):
         items = stages.features_of(config, shop)
         early, curves = stages.train_towers(config, shop, items, directory=directory)
+    tuning: dict[str, list[float]] = {}
+    if config.finetune.blocks:
+        with clock("finetune"):
+            shop, items, early, tuning = stages.finetune(config, shop, items, early, directory=directory)
     with clock("train reranker"):
         weights = stages.item_item(config, shop, parts.train, baselines["ease"])
         candidates = stages.make_candidates(config, shop, early, items, parts.train, weights)
@@ -93,7 +97,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
             systems,
             baselines=baselines,
             retriever=retriever,
-            curves={"retrieval": curves, "reranking": rerank_curves},
+            curves={"retrieval": curves, "finetuning": tuning, "reranking": rerank_curves},
             timings=clock.seconds,
             directory=directory,
             argv=argv,
