@@ -59,7 +59,7 @@ class Config:
     image_encoder: str = "pretrained"
     content_dim: int = 128
     item_item: str = "auto"
-    refit_epochs: int = 4
+    refit_epochs: int = 1
     splits: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
