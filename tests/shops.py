@@ -96,7 +96,7 @@ def dataset() -> Dataset:
 
 CONFIG = Config(
     towers=TowerConfig(dim=16, max_length=8, encoder="attention", id_dropout=0.2),
-    retrieval=RetrievalConfig(epochs=4, batch_size=16, learning_rate=5e-3),
+    retrieval=RetrievalConfig(epochs=4, batch_size=32, learning_rate=1e-2),
     candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20),
     reranking=RerankingConfig(epochs=2, width=16, batch_size=16),
     text_encoder="trained",

@@ -182,11 +182,10 @@ def test_the_settings_of_a_baseline_are_those_that_validation_likes_best(baselin
         assert evaluation.mean_ndcg(other, shop.parts.validation) <= best + 1e-12
 
 
-@pytest.mark.parametrize("batch_size", [64, 13])
-def test_what_the_export_retrieves_is_what_the_towers_in_memory_do(batch_size):
+def test_what_the_export_retrieves_is_what_the_towers_in_memory_do():
     shop, test = shops.shop(), shops.shop().parts.test
     found = evaluation.exported_lists(
-        shops.version(), shop.wire(test), shop.dataset.items.ids, signature="retrieve", batch_size=batch_size
+        shops.version(), shop.wire(test), shop.dataset.items.ids, signature="retrieve", batch_size=25
     )
     expected = evaluation.retrieval_lists(shops.retriever(), test, shop.context)
     width = expected.rows.shape[1]
@@ -211,6 +210,7 @@ def test_taking_every_modality_away_costs_more_than_one():
     assert evaluation.mean_ndcg(nothing, shop.parts.test) < min(ndcg.values())
 
 
+@pytest.mark.slow
 def test_the_report_holds_what_the_contract_names(baselines, tmp_path):
     shop = shops.shop()
     systems = results.recommend_all(shops.CONFIG, shop, shops.version(), baselines)

@@ -253,7 +253,7 @@ def data() -> tf.data.Dataset:
     records.write_sequences(
         sequences, shop.records, "small", item_ids=shop.dataset.items.ids, event_types=shops.EVENT_TYPES
     )
-    return pipelines.sequence_batches(shop.records, "small", batch_size=32, max_length=8, shuffle=True, seed=0)
+    return pipelines.sequence_batches(shop.records, "small", batch_size=128, max_length=8, shuffle=True, seed=0)
 
 
 def weights_of(retriever: Retriever) -> list[np.ndarray]:

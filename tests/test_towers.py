@@ -57,7 +57,7 @@ def ask(tower: QueryTower, **batch: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("encoder", KINDS)
-@pytest.mark.parametrize("place", range(LENGTH))
+@pytest.mark.parametrize("place", [0, 3, LENGTH - 1])
 def test_a_later_item_never_changes_an_earlier_query(encoder, place):
     tower, batch = query_tower(encoder), histories()
     before = ask(tower, **batch)
