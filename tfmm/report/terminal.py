@@ -17,7 +17,7 @@ def headline(report: Mapping[str, Any], console: Console) -> None:
     table = Table(
         title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked"
     )
-    table.add_column("system")
+    table.add_column("system", no_wrap=True)
     for name in _SHOWN:
         table.add_column(name, justify="right")
     best = {name: max(model["metrics"][name]["mean"] for model in report["models"].values()) for name in _SHOWN}
