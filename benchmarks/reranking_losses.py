@@ -15,6 +15,7 @@ import json
 import logging
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ from tfmm.schema import QUERY_TIME
 from tfmm.splits import Queries, split
 from tfmm.stages import Shop
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("benchmarks.reranking_losses")
 LOSSES = ("softmax_loss", "approx_ndcg_loss", "list_mle_loss", "pairwise_logistic_loss", "sigmoid_cross_entropy_loss")
 RETRIEVAL = "retrieval alone"
 _TRAIN, _VALIDATION = "lists_train", "lists_validation"
@@ -95,6 +96,8 @@ def prepare(config: Config, scratch: Path) -> Before:
     baselines = stages.baselines(shop)
     items = stages.features_of(config, shop)
     towers, _ = stages.train_towers(config, shop, items, directory=scratch)
+    if config.finetune.blocks:
+        shop, items, towers, _ = stages.finetune(config, shop, items, towers, directory=scratch)
     weights = stages.item_item(config, shop, shop.parts.train, baselines["ease"])
     early = stages.make_candidates(config, shop, towers, items, shop.parts.train, weights)
     items = items.with_ids(~shop.parts.cold_items(len(shop.table)))
@@ -124,9 +127,7 @@ def _take_towers(config: Config, scratch: Path) -> None:
     other = sorted(name for name in {*theirs, *ours} if theirs.get(name) != ours.get(name))
     if other:
         raise SystemExit(f"Expected the settings of {run / 'run.json'}, got other values of {', '.join(other)}.")
-    for name in ("train", "refit"):
-        if (run / "checkpoints" / name).is_dir():
-            shutil.copytree(run / "checkpoints" / name, scratch / "checkpoints" / name)
+    shutil.copytree(run / "checkpoints", scratch / "checkpoints", ignore=shutil.ignore_patterns("reranker"))
 
 
 def _load(config: Config) -> Shop:
@@ -299,4 +300,5 @@ def main(argv: Optional[Sequence[str]] = None) -> dict[Key, Outcome]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is running and what is scratch go too
     main()

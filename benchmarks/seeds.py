@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from benchmarks.common import console, show_values, start_log
 from tfmm.config import Config, parse
 from tfmm.results import OURS, RETRIEVAL
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("benchmarks.seeds")
 ROOT = Path(__file__).resolve().parents[1]
 METRICS = ("ndcg@10", "recall@10")
 Reports = Mapping[int, Mapping[str, Any]]
@@ -207,8 +208,10 @@ def fact_rows(reports: Reports) -> list[list[str]]:
 
 
 def training_seconds(report: Mapping[str, Any]) -> float:
-    """Returns how long towers and reranker trained, without encoding, export and evaluation."""
-    return sum(seconds for stage, seconds in report["timings"].items() if stage.startswith(("train", "refit")))
+    """Returns how long towers and reranker trained, without encoding, export and evaluation; fine-tuning counts."""
+    return sum(
+        seconds for stage, seconds in report["timings"].items() if stage.startswith(("train", "finetune", "refit"))
+    )
 
 
 def beaten_by(reports: Reports, system: str, metric: str) -> list[str]:
@@ -290,4 +293,5 @@ def main(argv: Optional[Sequence[str]] = None) -> dict[int, dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is running and what is scratch go too
     main()
