@@ -115,7 +115,19 @@ def presets(source: str, size: str) -> dict[str, Any]:
     if source == "demo":
         values.update({"image.size": 128})
     if source == "movielens":
-        values.update({"splits.kind": "leave_last_out", "splits.targets": "next"})
+        values.update(
+            {
+                "splits.kind": "leave_last_out",
+                "splits.targets": "next",
+                "towers.fusion": "sum",
+                "towers.id_dropout": 0.2,
+                "retrieval.batch_size": 32,
+                "retrieval.learning_rate": 4e-3,
+                "reranking.epochs": 20,
+                "reranking.patience": 4,
+                "refit_epochs": 2,
+            }
+        )
     if size == "tiny":
         values.update(
             {
