@@ -102,7 +102,9 @@ class PrefixRetriever(TimedRetriever):
         items, corpus = batch["items"], self.corpus_vectors(training=training)
         context = self.towers.context_ids(batch["context"])
         vectors = look_up(corpus, items)
-        queries = self.towers.query(vectors, items >= 0, batch["times"], batch["events"], context, training=training)
+        times = batch["times"]
+        asked = tf.concat([times, tf.zeros_like(times[:, :1])], axis=1)  # the target's own time is not in a prefix
+        queries = self.towers.query(vectors, items >= 0, times, batch["events"], context, asked, training=training)
         length = tf.reduce_sum(tf.cast(items >= 0, tf.int32), axis=1)
         last = tf.gather(queries, length, batch_dims=1)  # [batch, dim]
         logits = tf.matmul(unit(last) / self.config.temperature, unit(corpus), transpose_b=True)
