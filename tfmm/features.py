@@ -142,9 +142,9 @@ def _reduction(vectors: np.ndarray, dim: int) -> Reduction:
     covariance = np.cov(wide - mean, rowvar=False).reshape(width, width)
     variances, axes = np.linalg.eigh(covariance)
     variances, axes = np.maximum(variances[::-1][:dim], 0), axes[:, ::-1][:, :dim]
-    scale = 1 / np.sqrt(variances + _DAMPING * variances.mean() + _LEAST_VARIANCE)
+    scale = 1 / np.sqrt(np.maximum(variances + _DAMPING * variances.mean() + 1e-12, _LEAST_VARIANCE))
     return Reduction(mean.astype(np.float32), (axes * scale).astype(np.float32))
 
 
 _DAMPING = 0.1  # of the mean variance: keeps components that are mostly noise from being blown up
-_LEAST_VARIANCE = 1e-6  # where all training vectors are alike, one that differs must not become huge
+_LEAST_VARIANCE = 1e-8  # where all training vectors are alike, one that differs must not become huge
