@@ -39,7 +39,7 @@ FORMATS = {6: "WEBP", 7: "GIF", 8: "BMP"}  # the others are PNG
 CONFIG = Config(
     towers=TowerConfig(dim=16, max_length=6),
     retrieval=RetrievalConfig(epochs=3, batch_size=16),
-    finetune=FinetuneConfig(blocks=2, epochs=4, batch_size=8, learning_rate=1e-3, tower_epochs=1),
+    finetune=FinetuneConfig(blocks=2, epochs=8, batch_size=8, learning_rate=1e-3, tower_epochs=1),
     image=ImageConfig(size=SIDE, weights="random"),
     text_encoder="none",
 )
