@@ -107,8 +107,8 @@ class Retriever(tfrs.Model):
     def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Returns the mean loss over every position of every window that has a new item to predict.
 
-        Against the whole corpus, a shopper's other positives stay in the denominator (masking them was measured not
-        to help); sampled negatives are corrected by logQ, and the shopper's known positives are masked.
+        Against the whole corpus, a shopper's other positives stay in the denominator; sampled negatives are corrected
+        by logQ, and the shopper's known positives are masked.
 
         Args:
             batch: as `pipelines.sequence_batches` gives it.

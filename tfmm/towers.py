@@ -28,8 +28,7 @@ class TowerConfig:
         modality_dropout: likewise for each other modality.
         dropout: inside the sequence encoder, and on content vectors.
         fusion: how modalities become one vector (`fusion.KINDS`).
-        encoder: "pooling" (causal mean, weighted by age and by item; the better one on the demo's and MovieLens'
-            validation queries) or "attention" (causal transformer).
+        encoder: "pooling" (causal mean, weighted by age and by item) or "attention" (causal transformer).
         blocks: of the transformer.
         heads: of each block.
         max_length: history items that are read, the newest.
