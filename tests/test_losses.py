@@ -127,3 +127,30 @@ def test_log_q_is_the_chance_to_be_among_the_unique_draws():
 def test_log_q_has_no_floor_that_flattens_rare_items():
     logq = losses.log_inclusion(tf.constant([1e-9, 1e-7]), num_sampled=100, num_uniform=1, num_items=10**9).numpy()
     np.testing.assert_allclose(logq, [math.log(1e-7 + 1e-9), math.log(1e-5 + 1e-9)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 255, 256, 700])
+def test_the_corpus_loss_and_its_gradients_are_those_of_all_logits_at_once(batch):
+    generator = np.random.default_rng(0)
+    queries = tf.constant(generator.normal(size=[batch, 8]), tf.float32)
+    corpus = tf.constant(generator.normal(size=[50, 8]), tf.float32)
+    labels = tf.constant(generator.integers(0, 50, batch))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([queries, corpus])
+        value = 3.0 * losses.corpus_softmax_loss(queries, corpus, labels)
+        logits = tf.matmul(queries, corpus, transpose_b=True)
+        expected = 3.0 * tf.reduce_mean(tf.keras.losses.sparse_categorical_crossentropy(labels, logits, True))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for variable in (queries, corpus):
+        np.testing.assert_allclose(
+            tape.gradient(value, variable), tape.gradient(expected, variable), rtol=1e-4, atol=1e-6
+        )
+
+
+def test_the_corpus_loss_of_a_hopeless_answer_is_finite_and_still_teaches():
+    queries, corpus = tf.constant([[1000.0, 0.0]]), tf.constant([[1.0, 0.0], [-1.0, 0.0]])
+    with tf.GradientTape() as tape:
+        tape.watch(queries)
+        value = losses.corpus_softmax_loss(queries, corpus, tf.constant([1]))
+    assert np.isfinite(value)
+    np.testing.assert_allclose(tape.gradient(value, queries), [[2.0, 0.0]], rtol=1e-6)

@@ -5,7 +5,12 @@ All take float32 logits `[batch, candidates]`, mask with `where` (True = counts 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
+
+_CHUNK = 256  # queries that `corpus_softmax_loss` scores at a time
+_TINY = 1e-37
 
 _NEVER = -1e9
 """Added to masked logits: small enough to vanish in a float32 softmax, large enough never to make a NaN."""
@@ -24,6 +29,41 @@ def softmax_loss(logits: tf.Tensor, labels: tf.Tensor, *, where: tf.Tensor | Non
         where = tf.tensor_scatter_nd_update(where, columns, tf.ones_like(labels, tf.bool))
         logits = tf.where(where, logits, _NEVER)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
+def corpus_softmax_loss(queries: tf.Tensor, corpus: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of `softmax_loss(queries @ corpus^T, labels)`, a scalar, without ever holding all the logits.
+
+    A few queries at a time are scored, and their gradient taken in the same pass: where the logits would be tens of
+    megabytes, they stay in the processor's cache.
+
+    Args:
+        queries: `[batch, dim]`, over the temperature.
+        corpus: `[num_items, dim]`.
+        labels: `[batch]` int, the row of the right item.
+    """
+
+    @tf.custom_gradient
+    def loss(queries: tf.Tensor, corpus: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, ...]]]:
+        batch, columns = tf.shape(queries)[0], tf.transpose(corpus)
+        mean = 1.0 / tf.cast(batch, tf.float32)
+
+        def chunk(start: tf.Tensor, total: tf.Tensor, to_queries: tf.TensorArray, to_corpus: tf.Tensor) -> tuple:
+            some, right = queries[start : start + _CHUNK], labels[start : start + _CHUNK]
+            share = tf.nn.softmax(tf.matmul(some, columns))  # [chunk, num_items]
+            total -= tf.reduce_sum(tf.math.log(tf.gather(share, right, batch_dims=1) + _TINY))
+            to_queries = to_queries.write(start // _CHUNK, tf.matmul(share, corpus))
+            return start + _CHUNK, total, to_queries, to_corpus + tf.matmul(share, some, transpose_a=True)
+
+        array = tf.TensorArray(tf.float32, size=-(-batch // _CHUNK), infer_shape=False, element_shape=[None, None])
+        begin = (tf.constant(0), tf.constant(0.0), array, tf.zeros_like(corpus))
+        _, total, array, to_corpus = tf.while_loop(lambda start, *_: start < batch, chunk, begin)
+        to_queries = array.concat() - tf.gather(corpus, labels)
+        to_corpus = tf.tensor_scatter_nd_sub(to_corpus, labels[:, tf.newaxis], queries)
+        return total * mean, lambda upstream: (to_queries * upstream * mean, to_corpus * upstream * mean)
+
+    value: tf.Tensor = loss(queries, corpus)
+    return value
 
 
 def log_inclusion(

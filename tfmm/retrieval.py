@@ -118,8 +118,7 @@ class Retriever(tfrs.Model):
             return self._sampled_loss(batch, training)
         corpus = self.corpus_vectors(training=training)
         queries, targets, _ = self._positions(batch, look_up(corpus, batch["items"]), training)
-        logits = tf.matmul(unit(queries) / self.config.temperature, unit(corpus), transpose_b=True)
-        return tf.reduce_mean(losses.softmax_loss(logits, targets))
+        return losses.corpus_softmax_loss(unit(queries) / self.config.temperature, unit(corpus), targets)
 
     @property
     def sampled(self) -> bool:

@@ -251,10 +251,14 @@ class AttributeEncoder(tf.keras.layers.Layer):
         return mean + hidden @ self._outer, present
 
     def _encode_fields(self, tokens: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Returns `[batch, fields, dim]`."""
-        weights = tf.cast(valid, tf.float32)[..., tf.newaxis]
-        total = tf.reduce_sum(tf.gather(self._values, tokens) * weights, axis=2)
-        count = tf.reduce_sum(weights, axis=2)
+        """Returns `[batch, fields, dim]`; only real values are looked up, padding costs nothing."""
+        shape = tf.shape(tokens)
+        count = tf.reduce_sum(tf.cast(valid, tf.float32), axis=2)  # [batch, fields]
+        places = tf.cast(tf.where(valid), tf.int32)
+        slot = places[:, 0] * shape[1] + places[:, 1]
+        vectors = tf.gather(self._values, tf.gather_nd(tokens, places))
+        total = tf.reshape(tf.math.unsorted_segment_sum(vectors, slot, shape[0] * shape[1]), [shape[0], -1, self._dim])
+        count = count[..., tf.newaxis]
         return tf.where(count > 0, total / tf.maximum(count, 1.0), self._absent_fields)
 
     def _encode_numeric(self, numeric: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
