@@ -123,6 +123,8 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "towers.id_dropout": 0.2,
                 "retrieval.batch_size": 32,
                 "retrieval.learning_rate": 4e-3,
+                "retrieval.epochs": 18,
+                "retrieval.patience": 5,
                 "reranking.epochs": 20,
                 "reranking.patience": 4,
                 "refit_epochs": 2,
