@@ -9,7 +9,7 @@ import pytest
 import shops
 
 from tfmm.ragged import Ragged
-from tfmm.sources.dataset import Dataset, Finding, Interactions, Media, Users
+from tfmm.sources.dataset import Dataset, Finding, Interactions, KnownQueries, Media, Users
 
 
 def small(**changes) -> Dataset:
@@ -130,3 +130,83 @@ def test_media_are_bytes_files_or_nothing(tmp_path):
 
 def test_a_finding_reads_as_a_sentence():
     assert str(Finding("unknown item id", "dropped", 3, "a.csv:7")) == "unknown item id: 3 dropped, e.g. a.csv:7"
+
+
+def queries(**changes) -> KnownQueries:
+    """Returns three queries: typed, spoken, and typed and spoken, answered by items 4 and 5, none, and item 0."""
+    silent = Media.missing(3)
+    given = {
+        "texts": np.array(["a lamp", "", "a shoe"], object),
+        "sounds": Media(np.array([None, b"RIFF", b"RIFF"], object)),
+        "images": silent,
+        "relevant": Ragged(np.array([4, 5, 0], np.int32), np.array([0, 2, 2, 3])),
+        "grades": Ragged(np.array([2, 1, 1], np.float32), np.array([0, 2, 2, 3])),
+    }
+    return KnownQueries(**{**given, **changes})
+
+
+def test_a_query_may_be_typed_spoken_or_both_and_its_answers_unknown():
+    known = small(queries=queries()).queries
+    assert [known.relevant[row].tolist() for row in range(len(known))] == [[4, 5], [], [0]]
+    assert known.sounds.present.tolist() == [False, True, True]
+
+
+def test_typed_queries_without_grades_have_equal_ones():
+    relevant = queries().relevant
+    typed = KnownQueries.typed(np.array(["a", "b", "c"], object), relevant)
+    assert [row.tolist() for row in typed.grades] == [[1, 1], [], [1]]
+    assert not typed.sounds.present.any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sounds": Media.missing(3)}, "none in row 1"),
+        ({"images": Media.missing(2)}, r"3 rows in queries.images .*got 2"),
+        ({"relevant": Ragged(np.array([4, 5, 0]), np.array([0, 1, 2, 3]))}, "a grade for each relevant item"),
+        ({"grades": Ragged(np.array([2.0, 0.0, 1.0]), np.array([0, 2, 2, 3]))}, r"grades above 0, got 0\.0"),
+    ],
+)
+def test_queries_that_do_not_fit_together_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        queries(**changes)
+
+
+def test_a_relevant_item_outside_the_catalogue_is_refused():
+    with pytest.raises(ValueError, match=rf"queries.relevant within 0..{shops.ITEMS - 1}, got 0..{shops.ITEMS}"):
+        small(queries=queries(relevant=Ragged(np.array([shops.ITEMS, 5, 0]), np.array([0, 2, 2, 3]))))
+
+
+def test_queries_leave_the_fingerprint_alone_and_a_published_split_does_not():
+    plain = small()
+    parts = np.zeros(len(plain.interactions), np.int8)
+    assert small(queries=queries()).fingerprint() == plain.fingerprint()
+    split = small(published_split=parts).fingerprint()
+    assert split != plain.fingerprint()
+    assert small(published_split=changed(parts, 3, 1)).fingerprint() != split
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (np.zeros(5, np.int8), r"int8 \[960\] \(one an event\), got int8 \[5\]"),
+        (np.zeros(960, np.int64), "got int64"),
+        (np.full(960, 3, np.int8), r"published_split within 0..2, got 3..3"),
+    ],
+)
+def test_a_published_split_that_does_not_fit_is_refused(parts, said):
+    with pytest.raises(ValueError, match=said):
+        small(published_split=parts)
+
+
+def test_a_catalogue_needs_no_users_and_no_events():
+    alone = small(users=Users(np.zeros(0, object)), interactions=Interactions.none())
+    assert (len(alone.users), len(alone.interactions), len(alone.items)) == (0, 0, shops.ITEMS)
+    assert alone.fingerprint() != small().fingerprint()
+
+
+def test_events_of_unknown_time_keep_the_order_of_the_file():
+    user, item = np.array([1, 0, 1, 0, 1]), np.array([9, 3, 2, 1, 5])
+    nothing = np.zeros(5)
+    events = Interactions.ordered(user=user, item=item, time=nothing, event=nothing, value=nothing)
+    assert events.item.tolist() == [3, 1, 9, 2, 5]

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from tfmm.ragged import NO_ITEM, Ragged
 from tfmm.sources import columns, dirt
-from tfmm.sources.dataset import Interactions, TextQueries
+from tfmm.sources.dataset import Interactions, KnownQueries
 from tfmm.sources.mapping import InteractionColumns, QueryColumns
 from tfmm.sources.tables import Table
 
@@ -177,7 +177,7 @@ def _note_disorder(frame: pd.DataFrame, table: Table, column: Optional[str], fin
         dirt.note(findings, problem, int(early.sum()), _first(table, frame, early, column))
 
 
-def queries(table: Table, roles: QueryColumns, item_ids: np.ndarray, findings: dirt.Findings) -> Optional[TextQueries]:
+def queries(table: Table, roles: QueryColumns, item_ids: np.ndarray, findings: dirt.Findings) -> Optional[KnownQueries]:
     """Returns the distinct queries, in the order of the file, each with its distinct items; None where none is left."""
     at, names = columns.codes(table[str(roles.text)])
     rows = item_rows(table[str(roles.item)], item_ids)
@@ -188,4 +188,4 @@ def queries(table: Table, roles: QueryColumns, item_ids: np.ndarray, findings: d
         return None
     groups, seen = pd.factorize(pairs["query"].to_numpy())
     relevant = Ragged.from_groups(groups, pairs["item"].to_numpy(np.int32), len(seen))
-    return TextQueries(names[seen], relevant)
+    return KnownQueries.typed(names[seen], relevant)

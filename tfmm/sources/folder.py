@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from tfmm.ragged import Ragged
 from tfmm.sources import attributes, cleaning, columns, dirt, files, mapping, media
-from tfmm.sources.dataset import Dataset, Items, Media, TextQueries, Users
+from tfmm.sources.dataset import Dataset, Items, KnownQueries, Media, Users
 from tfmm.sources.tables import Table
 
 _log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def context(table: Table, known: np.ndarray, user_ids: np.ndarray, kinds: dict[s
 
 def _queries(
     folder: Path, said: mapping.Mapping, item_ids: np.ndarray, findings: dirt.Findings
-) -> Optional[TextQueries]:
+) -> Optional[KnownQueries]:
     table = _optional(folder, "queries", said, findings)
     if table is None:
         return None
