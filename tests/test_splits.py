@@ -253,3 +253,117 @@ def test_events_all_at_once_cannot_be_cut_by_time():
 def test_settings_that_cannot_be_are_refused(bad):
     with pytest.raises(ValueError, match="Expected"):
         SplitConfig(**bad)
+
+
+# --- Published parts -------------------------------------------------------------------------------------------------
+
+
+def divided(seed: int, *, with_test: bool = True, times: bool = False) -> Dataset:
+    """Returns shoppers whose events, repeated items among them, come in random parts; some have no training event."""
+    drawn = random_dataset(seed, users=40, events=500)
+    rng = np.random.default_rng(seed)
+    parts = rng.choice(3 if with_test else 2, len(drawn.interactions), p=[0.8, 0.1, 0.1] if with_test else [0.9, 0.1])
+    parts[drawn.interactions.user < 3] = 1
+    events = drawn.interactions
+    events = events if times else dataclasses.replace(events, time=np.zeros_like(events.time))
+    return dataclasses.replace(drawn, interactions=events, published_split=parts.astype(np.int8))
+
+
+def pairs_of(dataset: Dataset, part: int) -> dict[int, list[int]]:
+    """Returns the items of each user's events in one part, in order, repeated ones included."""
+    found = defaultdict(list)
+    events = dataset.interactions
+    for user, item, of in zip(events.user, events.item, dataset.published_split):
+        if of == part:
+            found[int(user)].append(int(item))
+    return found
+
+
+PUBLISHED = SplitConfig("published", rerank_share=0.2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("times", [True, False])
+def test_published_parts_are_asked_with_the_training_items_alone(seed, times):
+    dataset = divided(seed, times=times)
+    parts, train = split(dataset, PUBLISHED), pairs_of(dataset, 0)
+    for name, part in (("validation", 1), ("test", 2)):
+        queries, expected = getattr(parts, name), {}
+        for user, items in sorted(pairs_of(dataset, part).items()):
+            new = [item for item in dict.fromkeys(items) if item not in train[user]]
+            if new and train[user]:
+                expected[user] = (train[user], new)
+        found = zip(queries.user.tolist(), queries.history, queries.targets)
+        assert {user: (history.tolist(), targets.tolist()) for user, history, targets in found} == expected
+    events = rows_of(parts.refit)
+    assert [row[:2] for row in events] == [(user, item) for user in sorted(train) for item in train[user]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_the_reranker_learns_from_published_parts_the_retriever_never_saw(seed):
+    dataset = divided(seed)
+    parts, train = split(dataset, PUBLISHED), pairs_of(dataset, 0)
+    kept = defaultdict(list)
+    for user, item, *_ in rows_of(parts.train):
+        kept[user].append(item)
+    held = {int(user): targets.tolist() for user, targets in zip(parts.rerank.user, parts.rerank.targets)}
+    for user, items in train.items():
+        assert kept[user]  # never all of a shopper's items
+        assert not set(kept[user]) & set(held.get(user, []))
+        assert kept[user] == [item for item in items if item not in held.get(user, [])]
+    for user, history in zip(parts.rerank.user, parts.rerank.history):
+        assert history.tolist() == kept[int(user)]
+
+
+def test_a_share_of_the_published_training_items_is_held_out_on_average():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 12, 3_000)
+    user, item = np.repeat(np.arange(3_000), sizes), np.concatenate([rng.permutation(60)[:n] for n in sizes])
+    user, item = np.append(user, 0), np.append(item, 59 if 59 not in item[: sizes[0]] else 58)
+    nothing = np.zeros(len(user))
+    events = Interactions.ordered(user=user, item=item, time=nothing, event=nothing, value=nothing)
+    parts = np.zeros(len(user), np.int8)
+    parts[np.flatnonzero(events.user == 0)[-1]] = 1
+    users = Users(np.array([f"u{row}" for row in range(3_000)], object))
+    dataset = Dataset("many", shops.items(), users, events, published_split=parts)
+    held = len(split(dataset, SplitConfig("published", rerank_share=0.1)).rerank.targets.values)
+    expected = 0.1 * sizes[sizes > 1].sum()  # one item alone is never held out
+    assert abs(held - expected) < 4 * np.sqrt(0.25 * 3_000)  # four deviations of rounding up or down at random
+
+
+def test_the_same_published_parts_are_held_out_alike_and_others_are_not():
+    first, again, other = (split(divided(seed), PUBLISHED).rerank for seed in (0, 0, 1))
+    assert as_tuples(first) == as_tuples(again)
+    assert as_tuples(first) != as_tuples(other)
+
+
+def test_without_a_published_test_the_validation_part_is_reported_and_the_protocol_says_so(caplog):
+    parts = split(divided(4, with_test=False), PUBLISHED)
+    assert as_tuples(parts.test) == as_tuples(parts.validation)
+    assert "no test part is published" in parts.protocol["test"]
+    assert "no test part is published" in caplog.text
+    assert split(divided(4), PUBLISHED).protocol["test"] == "the published test part"
+
+
+def test_a_history_without_times_is_said_to_have_no_order():
+    assert "nothing of time" in split(divided(5), PUBLISHED).protocol["history"]
+    assert "nothing of time" not in split(divided(5, times=True), PUBLISHED).protocol["history"]
+
+
+def test_shoppers_that_cannot_be_asked_are_counted():
+    dataset = divided(6)
+    train, test = pairs_of(dataset, 0), pairs_of(dataset, 2)
+    planted = dataset.published_split.copy()
+    first = np.flatnonzero(dataset.interactions.user == 1)[0]
+    planted[first] = 2  # shopper 1 has validation and test events only
+    dataset = dataclasses.replace(dataset, published_split=planted)
+    assert not (train[1] or test[1])
+    assert split(dataset, PUBLISHED).protocol["not asked"].startswith("1 shopper")
+
+
+def test_a_cut_that_the_data_cannot_have_names_another():
+    with pytest.raises(ValueError, match="comes divided.*'random' in one piece; choose global_time or leave_last_out"):
+        split(random_dataset(0), PUBLISHED)
+    for kind in ("global_time", "leave_last_out"):
+        with pytest.raises(ValueError, match=rf"times of events for splits.kind='{kind}'.*--splits.kind published"):
+            split(divided(0), SplitConfig(kind))

@@ -2,20 +2,25 @@
 
 Time runs one way: the retriever trains on the oldest events, the reranker on what came next, settings are chosen on
 the validation period, and the test period is read once. Items that a shopper already had are no answers, so targets
-are always *new* items of that shopper.
+are always *new* items of that shopper. Where a source comes divided and without times, its own division is kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
+import zlib
 from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
 
 from tfmm.ragged import Ragged
-from tfmm.sources.dataset import Dataset, Interactions
+from tfmm.sources.dataset import TEST, TRAIN, VALIDATION, Dataset, Interactions
 
-KINDS = ("global_time", "leave_last_out")
+_log = logging.getLogger(__name__)
+
+KINDS = ("global_time", "leave_last_out", "published")
 TARGETS = ("period", "next")
 
 
@@ -24,13 +29,14 @@ class SplitConfig:
     """How the timeline is cut.
 
     Attributes:
-        kind: "global_time" (everybody's last period is the test) or "leave_last_out" (everybody's last new item is).
+        kind: "global_time" (everybody's last period is the test), "leave_last_out" (everybody's last new item is) or
+            "published" (the parts into which the source comes divided).
         targets: of "global_time": "period" (one query a shopper, asked as the period begins, answered by all new items
             in it) or "next" (a query for each new item, asked just before it, with all that the shopper did until
             then; also for shoppers who first came in that period).
         test_share: share of all events in the test period ("global_time").
         validation_share: likewise, the period before it.
-        rerank_share: share of events (for "leave_last_out": of each shopper's) that the reranker alone learns from.
+        rerank_share: share of events (unless "global_time": of each shopper's) that the reranker alone learns from.
         max_lists: queries a shopper at most: for the reranker of "leave_last_out", and for each period of "next".
     """
 
@@ -87,7 +93,7 @@ class Split:
     Attributes:
         train: events that the retriever trains on.
         refit: `train` and the reranker's period: what the retriever that is served trains on.
-        rerank: the reranker's training queries, all later than `train`.
+        rerank: the reranker's training queries, none of whose targets is in `train`; later, where times are known.
         validation: for every choice.
         test: read once.
         protocol: how it was cut, in words and numbers.
@@ -111,13 +117,12 @@ def split(dataset: Dataset, config: SplitConfig) -> Split:
     """Returns the dataset cut by `config.kind`.
 
     Raises:
-        ValueError: a period came out empty, or something leaks.
+        ValueError: a period came out empty, something leaks, or the data has no times or no parts to cut by.
     """
     events = dataset.interactions
     if not len(events):
         raise ValueError(f"Expected interactions to split, got none of {len(dataset.users)} users; give some.")
-    new = first_occurrences(events)
-    parts = _by_time(events, new, config) if config.kind == "global_time" else _by_user(events, new, config)
+    parts = _parts(dataset, config)
     for name in ("rerank", "validation", "test"):
         if not len(getattr(parts, name)):
             raise ValueError(
@@ -128,14 +133,41 @@ def split(dataset: Dataset, config: SplitConfig) -> Split:
     return parts
 
 
-def first_occurrences(events: Interactions) -> np.ndarray:
-    """Returns `[num_events]` bool: True where the user has this item for the first time."""
-    order = np.lexsort((np.arange(len(events)), events.item, events.user))
-    user, item = events.user[order], events.item[order]
-    first = np.ones(len(events), dtype=bool)
-    first[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+def _parts(dataset: Dataset, config: SplitConfig) -> Split:
+    events, published = dataset.interactions, dataset.published_split
+    if config.kind == "published":
+        if published is None:
+            raise ValueError(
+                f"Expected data that comes divided for splits.kind='published', got {dataset.name!r} in one piece; "
+                f"choose {' or '.join(KINDS[:2])}."
+            )
+        return _as_published(events, published, config.rerank_share)
+    if not events.time.any():
+        raise ValueError(
+            f"Expected times of events for splits.kind={config.kind!r}, got none of {len(events)} in {dataset.name!r}"
+            f"{'; choose --splits.kind published' if published is not None else '; give them a column of times'}."
+        )
+    new = first_occurrences(events)
+    return _by_time(events, new, config) if config.kind == "global_time" else _by_user(events, new, config)
+
+
+def first_occurrences(
+    events: Interactions, wanted: Optional[np.ndarray] = None, known: Optional[np.ndarray] = None
+) -> np.ndarray:
+    """Returns `[num_events]` bool: each shopper's first event with an item.
+
+    Args:
+        events: in their order.
+        wanted: `[num_events]` bool, the events to look at; None is all.
+        known: `[num_events]` bool, events whose items are not new to their shopper; None is none.
+    """
+    pairs = _pairs(events.user, events.item)
+    looked_at = np.ones(len(events), dtype=bool) if wanted is None else wanted.copy()
+    if known is not None:
+        looked_at &= ~np.isin(pairs, pairs[known])
+    positions = np.flatnonzero(looked_at)
     result = np.zeros(len(events), dtype=bool)
-    result[order] = first
+    result[positions[np.unique(pairs[positions], return_index=True)[1]]] = True
     return result
 
 
@@ -237,6 +269,48 @@ def _by_user(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
         _prefix_queries(events, test),
         protocol,
     )
+
+
+def _as_published(events: Interactions, parts: np.ndarray, rerank_share: float) -> Split:
+    train = parts == TRAIN
+    held = _held_out(events, first_occurrences(events, train), rerank_share)
+    pairs = _pairs(events.user, events.item)
+    rest = train & ~np.isin(pairs, pairs[held])  # of an item that is held out, no event is left
+    num_users = int(events.user.max(initial=-1)) + 1
+    asked = TEST if (parts == TEST).any() else VALIDATION
+    unasked = np.setdiff1d(events.user[parts == asked], events.user[train])
+    protocol = {
+        "kind": "published",
+        "train": "the published training part, without the reranker's events",
+        "rerank": f"a random {rerank_share:.0%} of each shopper's training items, drawn alike for the same data",
+        "validation": "the published validation part",
+        "test": "the published test part" if asked == TEST else _NO_TEST,
+        "history": "all training items of the shopper" + ("" if events.time.any() else _NO_ORDER),
+        "not asked": f"{len(unasked)} shoppers without a training item",
+    }
+    if asked == VALIDATION:
+        _log.warning("splits: test figures are %s", _NO_TEST)
+    rerank = _period_queries(events, held, rest, num_users)
+    new = [first_occurrences(events, parts == part, train) for part in (VALIDATION, asked)]
+    validation, test = (_period_queries(events, targets, train, num_users) for targets in new)
+    return Split(_select(events, rest), _select(events, train), rerank, validation, test, protocol)
+
+
+_NO_TEST = "those of the validation part, on which everything was chosen, too: no test part is published here"
+_NO_ORDER = ", in the order of the file, which says nothing of time: none is published"
+
+
+def _held_out(events: Interactions, candidates: np.ndarray, share: float) -> np.ndarray:
+    """Returns `[num_events]` bool: of each user's candidates a random share on average, and never all of them."""
+    rng = np.random.default_rng(zlib.crc32(_pairs(events.user, events.item).tobytes()))
+    shuffled = rng.permutation(np.flatnonzero(candidates))
+    rows = Ragged.from_groups(events.user[shuffled], shuffled, int(events.user.max(initial=-1)) + 1)
+    drawn = np.floor(share * rows.lengths + rng.random(len(rows)))  # as often rounded up as makes the share right
+    counts = np.minimum(drawn, np.maximum(rows.lengths - 1, 0))
+    within = np.arange(len(shuffled)) - np.repeat(rows.offsets[:-1], rows.lengths)
+    held = np.zeros(len(events), dtype=bool)
+    held[rows.values[within < np.repeat(counts, rows.lengths)]] = True
+    return held
 
 
 def _prefix_queries(events: Interactions, targets: np.ndarray) -> Queries:
