@@ -1,0 +1,268 @@
+"""Sound -> `[batch, dim]` by small networks trained with the shop's own towers, from WAV bytes or kept log-mel spectra.
+
+    bytes --decode_wav--> waveform --log_mel--> [frames, mels] --convolutions--> [frames / 4, width] --network--> [dim]
+
+Nothing left of `[frames, mels]` is trained: `keep_log_mel` computes it once for a whole catalogue. Products' sounds and
+spoken queries go through the same code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Callable, Union
+
+import numpy as np
+import tensorflow as tf
+
+from tfmm.encoders.spectra import blanked, log_mel, warped
+from tfmm.encoders.waves import decode_wav, wav_problems
+
+Progress = Callable[[int, int], None]
+"""Called with (items done, items in all)."""
+
+SoundInputs = Union[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]
+"""WAV bytes string `[batch]`, or (features `[batch, frames, mels]`, mask `[batch, frames]` bool)."""
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SoundConfig:
+    """Which trainable network hears the sounds, and how training varies them.
+
+    Attributes:
+        kind: "lstm" (convolutions, then both directions of an LSTM) or "transformer" (convolutions, then attention).
+        max_seconds: what is heard of a sound.
+        mels: bands of the spectrum.
+        width: of the hidden layers; a multiple of 4.
+        layers: of the LSTM or the transformer.
+        dropout: in training, before and after the network.
+        tempo: in training, sounds are up to this share faster or slower.
+        pitch: in training, voices are up to this share higher or lower.
+        noise: in training, deviation of what is added to the normalised features.
+        blank_bands: in training, bands at most in each of two blanked stripes.
+        blank_frames: in training, frames (10 ms) at most in each of two blanked spans.
+    """
+
+    kind: str = "lstm"
+    max_seconds: float = 10.0
+    mels: int = 64
+    width: int = 96
+    layers: int = 1
+    dropout: float = 0.3
+    tempo: float = 0.2
+    pitch: float = 0.15
+    noise: float = 0.2
+    blank_bands: int = 8
+    blank_frames: int = 12
+
+    def __post_init__(self) -> None:
+        if self.kind not in _NETWORKS:
+            raise ValueError(f"Expected sound.kind to be one of {', '.join(_NETWORKS)}, got {self.kind!r}.")
+        if not 0.1 <= self.max_seconds <= 60:
+            raise ValueError(f"Expected sound.max_seconds between 0.1 and 60, got {self.max_seconds}.")
+        if not 8 <= self.mels <= 128:
+            raise ValueError(f"Expected sound.mels between 8 and 128, got {self.mels}.")
+        if self.width < 4 or self.width % 4:
+            raise ValueError(f"Expected sound.width to be a positive multiple of 4, got {self.width}.")
+        if self.layers < 1:
+            raise ValueError(f"Expected sound.layers to be at least 1, got {self.layers}.")
+        for name in ("dropout", "tempo", "pitch"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"Expected sound.{name} in [0, 1), got {getattr(self, name)}.")
+        for name in ("noise", "blank_bands", "blank_frames"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"Expected sound.{name} to be 0 or more, got {getattr(self, name)}.")
+
+
+class SoundEncoder(tf.keras.layers.Layer):
+    """Hears sounds; how much padding follows changes nothing."""
+
+    def __init__(self, config: SoundConfig, *, dim: int) -> None:
+        super().__init__(name=f"sound_{config.kind}")
+        self.config = config
+        self._front = _Convolutions(config)
+        self._network = _NETWORKS[config.kind](config)
+        self._dropout = tf.keras.layers.Dropout(config.dropout)
+        self._output = tf.keras.layers.Dense(dim, name="output")
+
+    def features(self, contents: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns log-mel `[batch, frames, mels]` and mask `[batch, frames]` bool of WAV bytes, string `[batch]`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: an example is neither `""` nor a WAV file that can be read.
+        """
+        waves, lengths = decode_wav(contents, max_seconds=self.config.max_seconds)
+        return log_mel(waves, lengths, mels=self.config.mels)
+
+    def call(self, inputs: SoundInputs, training: bool | None = None) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns vectors `[batch, dim]`, zero where there is no sound, and present `[batch]` bool.
+
+        Args:
+            inputs: WAV bytes, string `[batch]`, `""` = none; or what `features` or `keep_log_mel` gave.
+            training: whether sounds are varied, and dropout drops.
+        """
+        features, mask = inputs if isinstance(inputs, (tuple, list)) else self.features(inputs)
+        features = tf.cast(features, self.compute_dtype)
+        if training:
+            features, mask = varied(features, mask, self.config)
+        present = tf.reduce_any(mask, axis=1)
+        heard, mask = self._front(features, mask)
+        summary = self._network(self._dropout(heard, training=training), mask, training=training)
+        vectors = self._output(self._dropout(summary, training=training))
+        return tf.where(present[:, tf.newaxis], vectors, tf.zeros_like(vectors)), present
+
+
+def varied(features: tf.Tensor, mask: tf.Tensor, config: SoundConfig) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns features and mask as another voice might have said it, in noise and with gaps."""
+    if config.tempo or config.pitch:
+        features, mask = warped(features, mask, tempo=config.tempo, pitch=config.pitch)
+    if config.noise:
+        loudness = tf.random.uniform([tf.shape(features)[0], 1, 1], 0.0, config.noise)
+        features += loudness * tf.random.normal(tf.shape(features))
+    for _ in range(2):
+        features = blanked(features, axis=2, widest=config.blank_bands)
+        features = blanked(features, axis=1, widest=config.blank_frames)
+    return tf.where(mask[..., tf.newaxis], features, 0.0), mask
+
+
+class _Convolutions(tf.keras.layers.Layer):
+    """Three convolutions over time and bands; every fourth frame and every eighth band is left."""
+
+    def __init__(self, config: SoundConfig) -> None:
+        super().__init__(name="convolutions")
+        self._convolutions = [
+            tf.keras.layers.Conv2D(channels, 3, strides=strides, use_bias=False, name=f"convolution{layer}")
+            for layer, (channels, strides) in enumerate(zip((16, 32, 48), _STRIDES))
+        ]
+        self._norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6, name=f"norm{layer}") for layer in range(3)]
+        self._width = tf.keras.layers.Dense(config.width, name="width")
+
+    def call(self, features: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `[batch, frames / 4, width]` and its mask."""
+        x = features[..., tf.newaxis]  # [batch, frames, mels, channels]
+        for convolution, norm, (stride, _) in zip(self._convolutions, self._norms, _STRIDES):
+            x *= tf.cast(mask, x.dtype)[..., tf.newaxis, tf.newaxis]
+            # Padding "same" with a stride would begin at another frame where the number of frames is odd.
+            x = tf.nn.relu(norm(convolution(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]))))
+            mask = mask[:, ::stride]
+        bands, channels = x.shape[2:]
+        return tf.nn.relu(self._width(tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), bands * channels]))), mask
+
+
+_STRIDES = ((2, 2), (2, 2), (1, 2))
+"""Of each convolution, over frames and bands."""
+
+
+class _Recurrent(tf.keras.layers.Layer):
+    """Both directions of an LSTM, summed up by attention."""
+
+    def __init__(self, config: SoundConfig) -> None:
+        super().__init__(name="lstm")
+        self._layers = [
+            tf.keras.layers.Bidirectional(tf.keras.layers.LSTM(config.width // 2, return_sequences=True))
+            for _ in range(config.layers)
+        ]
+        self._pool = _AttentionPool()
+
+    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        for layer in self._layers:
+            x = layer(x, mask=mask, training=training)
+        return self._pool(x, mask)
+
+
+class _Transformer(tf.keras.layers.Layer):
+    """Pre-norm self-attention with sinusoidal positions, summed up by attention."""
+
+    def __init__(self, config: SoundConfig) -> None:
+        super().__init__(name="transformer")
+        self._blocks = [_Block(config, name=f"block{layer}") for layer in range(config.layers)]
+        self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
+        self._pool = _AttentionPool()
+
+    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        x += _positions(tf.shape(x)[1], x.shape[2])
+        for block in self._blocks:
+            x = block(x, mask, training=training)
+        return self._pool(self._norm(x), mask)
+
+
+class _Block(tf.keras.layers.Layer):
+    def __init__(self, config: SoundConfig, name: str) -> None:
+        super().__init__(name=name)
+        self._attention = tf.keras.layers.MultiHeadAttention(4, config.width // 4, dropout=config.dropout)
+        self._wide = tf.keras.layers.Dense(4 * config.width, activation="gelu")
+        self._narrow = tf.keras.layers.Dense(config.width)
+        self._norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6) for _ in range(2)]
+
+    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        normal = self._norms[0](x)
+        x += self._attention(normal, normal, attention_mask=mask[:, tf.newaxis, :], training=training)
+        return x + self._narrow(self._wide(self._norms[1](x)))
+
+
+class _AttentionPool(tf.keras.layers.Layer):
+    """A mean over frames whose weights are learned."""
+
+    def __init__(self) -> None:
+        super().__init__(name="pool")
+        self._score = tf.keras.layers.Dense(1, use_bias=False, name="score")
+
+    def call(self, x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, width]`, finite where nothing is valid."""
+        logits = tf.where(mask[..., tf.newaxis], self._score(x), x.dtype.min / 2)
+        return tf.reduce_sum(tf.nn.softmax(logits, axis=1) * x, axis=1)
+
+
+_NETWORKS: dict[str, Callable[[SoundConfig], tf.keras.layers.Layer]] = {
+    "lstm": _Recurrent,
+    "transformer": _Transformer,
+}
+
+
+def _positions(length: tf.Tensor, width: int) -> tf.Tensor:
+    """Returns `[length, width]`: sines and cosines of the position (Vaswani et al., 2017, section 3.5)."""
+    rates = tf.constant(10_000.0 ** (-np.arange(0, width, 2) / width), tf.float32)
+    angles = tf.cast(tf.range(length), tf.float32)[:, tf.newaxis] * rates
+    return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
+
+
+def keep_log_mel(
+    contents: Sequence[bytes], config: SoundConfig, *, progress: Progress | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns features `[n, frames, mels]` float16 and mask `[n, frames]` bool of a whole catalogue; nothing stops it.
+
+    What is no WAV file is left out with a warning, and is as absent as `b""`. `frames` is what the longest has.
+
+    Args:
+        contents: WAV files, `b""` where missing; read by position, once.
+        config: of the encoder that will hear them.
+        progress: called after each batch.
+    """
+    spectra: list[np.ndarray] = []
+    for start in range(0, len(contents), _BATCH):
+        batch = [contents[row] for row in range(start, min(start + _BATCH, len(contents)))]
+        for row, problem in enumerate(wav_problems(tf.constant(batch, tf.string)).numpy()):
+            if problem:
+                _LOG.warning("Sound %d is left out. %s", start + row, problem.decode())
+                batch[row] = b""
+        waves, lengths = decode_wav(tf.constant(batch, tf.string), max_seconds=config.max_seconds)
+        features, mask = log_mel(waves, lengths, mels=config.mels)
+        spectra.extend(rows[valid].astype(np.float16) for rows, valid in zip(features.numpy(), mask.numpy()))
+        if progress is not None:
+            progress(len(spectra), len(contents))
+    return _stacked(spectra, mels=config.mels)
+
+
+def _stacked(spectra: Sequence[np.ndarray], *, mels: int) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.array([len(rows) for rows in spectra], np.int64)
+    mask = np.arange(counts.max(initial=1)) < counts[:, np.newaxis]
+    features = np.zeros((*mask.shape, mels), np.float16)
+    if spectra:
+        features[mask] = np.concatenate(spectra)
+    return features, mask
+
+
+_BATCH = 32
