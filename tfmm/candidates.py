@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Union
+from typing import Optional, Union
 
 import numpy as np
 import tensorflow as tf
 
 from tfmm import closed_form, schema
-from tfmm.features import ID, ItemFeatures
-from tfmm.index import NEVER, ItemIds, forbid, scatter_neighbours, top_k
+from tfmm.features import ID, NUMERIC, PRESENT, ItemFeatures
+from tfmm.index import (
+    NEVER,
+    Columns,
+    Index,
+    IndexConfig,
+    ItemIds,
+    forbid,
+    held,
+    retrieve,
+    scatter_neighbours,
+    top_k,
+)
 from tfmm.ragged import Ragged
 from tfmm.records import ExampleLists
 from tfmm.retrieval import Retriever
@@ -104,6 +115,7 @@ class Candidates(tf.Module):
         *,
         ids: np.ndarray,
         event_types: tuple[str, ...],
+        index: Optional[IndexConfig] = None,
     ) -> None:
         """Computes once what is the same for every query.
 
@@ -114,6 +126,7 @@ class Candidates(tf.Module):
             config: how many candidates.
             ids: `[num_items]` item ids.
             event_types: names on the wire, weakest first.
+            index: how the nearest are found; None is the default.
         """
         super().__init__(name="candidates")
         self.config, self.towers, self.temperature = config, retriever.towers, retriever.config.temperature
@@ -125,13 +138,14 @@ class Candidates(tf.Module):
         self.size = config.retrieved + config.co_visited
         table = retriever.corpus_vectors()
         corpus = {name: column[:-1] for name, column in retriever.columns.items()}
-        modal = unit(retriever.towers.candidate.project(corpus)) * tf.cast(corpus["present"], tf.float32)[..., None]
-        self.table = _frozen(table, "table")
-        self.corpus = _frozen(unit(table), "corpus")
-        self.modal = _frozen(modal, "modal")  # [num_items, modalities, dim]
-        self.neighbours = tuple(_frozen(part, "neighbours") for part in known.neighbours)
-        self.launched = _frozen(known.launched, "launched")
-        self.static = _frozen(_static_features(known, items), "static")
+        self.table = held(table, "table")
+        self.index = Index(unit(table), index)
+        self.corpus = self.index.vectors
+        self.modal = held(self._modal(corpus), "modal")  # [num_items, modalities, dim]
+        self.neighbours = tuple(held(part, "neighbours") for part in known.neighbours)
+        self.launched = held(known.launched, "launched")
+        self.counts = held(np.log1p(np.stack([known.popularity, known.recent], axis=1), dtype=np.float32), "counts")
+        self.numbers = held(np.nan_to_num(items.columns[NUMERIC][:-1]), "numbers")
         modalities = [name for name in retriever.towers.candidate.modalities if name != ID]
         self._modal_columns = [retriever.towers.candidate.modalities.index(name) for name in modalities]
         self.feature_names = (
@@ -141,6 +155,29 @@ class Candidates(tf.Module):
             *("popularity", "recent_popularity"),
             *(s.field for s in items.vocabulary.numeric),
         )
+
+    @property
+    def columns(self) -> Columns:
+        """What changes with the catalogue; almost all of it has a row an item (`tfmm.reindexing`)."""
+        neighbours, weights = self.neighbours
+        behaviour = {"neighbours": neighbours, "neighbour_weights": weights, "counts": self.counts}
+        content = {"table": self.table, "modal": self.modal, "numbers": self.numbers}
+        return {**self.item_ids.columns, **self.index.columns, **content, **behaviour, "launched": self.launched}
+
+    def describe(self, features: Tensors) -> Tensors:
+        """Returns those of `columns` that content decides, a row for each new item.
+
+        Args:
+            features: as the candidate tower reads them, without an id.
+        """
+        table, numbers = self.towers.candidate(features, training=False), features[NUMERIC]
+        numbers = tf.where(tf.math.is_nan(numbers), 0.0, numbers)
+        return {"table": table, "corpus": unit(table), "modal": self._modal(features), "numbers": numbers}
+
+    def _modal(self, features: Tensors) -> tf.Tensor:
+        """Returns `[batch, modalities, dim]` of length 1, zeros where an item lacks a modality."""
+        present = tf.cast(features[PRESENT], tf.float32)
+        return unit(self.towers.candidate.project(features)) * present[..., tf.newaxis]
 
     def encode_query(self, query: Tensors) -> Tensors:
         """Returns the query with `rows` `[batch, length]` of its newest known items, left-aligned, and its `vector`.
@@ -165,8 +202,9 @@ class Candidates(tf.Module):
 
     def retrieve(self, query: Tensors, *, k: int, allowed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns scores and rows `[batch, k]` by the towers alone, best first, -1 = padding."""
-        scores = self._scores(query, allowed)
-        return top_k(scores, k)
+        excluded = tf.concat([query["seen"], self.item_ids.rows(query[schema.EXCLUDE])], axis=1)
+        cosines, rows = retrieve(self.index, query["vector"], k, excluded, allowed=allowed)
+        return tf.where(rows >= 0, cosines / self.temperature, NEVER), rows
 
     def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
@@ -200,13 +238,10 @@ class Candidates(tf.Module):
             tf.broadcast_to(tf.math.log1p(_count(history >= 0, tf.float32))[:, tf.newaxis], tf.shape(near)),
         ]
         likeness = [self._like_history(history, weights, safe) for weights in (importance, newest)]
-        example = tf.concat([tf.stack(columns, axis=-1), *likeness, tf.gather(self.static, safe)], axis=-1)
+        static = [tf.gather(part, safe) for part in (self.counts, self.numbers)]
+        example = tf.concat([tf.stack(columns, axis=-1), *likeness, *static], axis=-1)
         example = tf.where(mask[..., tf.newaxis], example, 0.0)
         return {"example": example, "item": item, "query": query["vector"], "mask": mask}
-
-    def _scores(self, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:
-        scores = tf.matmul(query["vector"], self.corpus, transpose_b=True) / self.temperature
-        return self._forbid(scores, query, allowed)
 
     def _forbid(self, scores: tf.Tensor, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:
         scores = forbid(forbid(scores, query["seen"]), self.item_ids.rows(query[schema.EXCLUDE]))
@@ -299,17 +334,6 @@ def example_lists(
     flat = np.concatenate([label[row >= 0] for label, row in zip(labels[kept], rows[kept])] or [np.zeros(0)])
     taken: Wire = {name: c.take(kept) if isinstance(c, Ragged) else c[kept] for name, c in wire.items()}
     return ExampleLists(items=Ragged(ids[lists.values], lists.offsets), labels=flat.astype(np.float32), query=taken)
-
-
-def _frozen(value: object, name: str) -> tf.Variable:
-    return tf.Variable(value, trainable=False, name=name)
-
-
-def _static_features(known: Behaviour, items: ItemFeatures) -> np.ndarray:
-    """Returns `[num_items, 2 + numbers]`: what of an item is the same in every list."""
-    numeric = np.nan_to_num(items.columns["numeric"][:-1])
-    counts = np.stack([np.log1p(known.popularity), np.log1p(known.recent)], axis=1)
-    return np.concatenate([counts, numeric], axis=1).astype(np.float32)
 
 
 def _count(mask: tf.Tensor, dtype: tf.DType = tf.int32) -> tf.Tensor:
