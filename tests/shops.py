@@ -19,9 +19,10 @@ from tfmm import records, stages
 from tfmm.candidates import Candidates, CandidatesConfig
 from tfmm.config import Config
 from tfmm.encoders.text import TextConfig
-from tfmm.export import RawEncoders, Service, export
+from tfmm.export import Service, export
 from tfmm.features import ItemFeatures
 from tfmm.ragged import Ragged
+from tfmm.reading import RawEncoders
 from tfmm.reranking import ListwiseScorer, RerankingConfig
 from tfmm.retrieval import RetrievalConfig, Retriever
 from tfmm.serving.queries import Query, build_request

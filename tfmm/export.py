@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
 import tensorflow as tf
 
 from tfmm import schema
 from tfmm.candidates import Candidates, Tensors
-from tfmm.encoders.attributes import NOTHING, AttributeLookup
-from tfmm.encoders.image import ImageEncoder
-from tfmm.encoders.sentence import SentenceEncoder
+from tfmm.encoders.attributes import NOTHING
 from tfmm.encoders.text import SubwordTokenizer
-from tfmm.features import ATTRIBUTES, ID, NUMERIC, PRESENT, SUBWORDS, ItemFeatures
+from tfmm.features import ATTRIBUTES, ID, PRESENT, SUBWORDS, ItemFeatures
 from tfmm.index import forbid, top_k
 from tfmm.pipelines import parse_example_lists, parse_queries
+from tfmm.reading import RawEncoders, Reader
 from tfmm.reranking import ListwiseScorer
 from tfmm.towers import unit
 
 EXAMPLES = "examples"
-Encoder = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 ATTRIBUTE_TERMS = "attributes"  # of `embed_item`: "field=value", numbers alike ("price=12.5")
 MAX_RESULTS = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class RawEncoders:
-    """What turns the raw content of a query or of a new item into vectors; None where the model does not use it."""
-
-    image: Optional[ImageEncoder]
-    text: Optional[SentenceEncoder]
 
 
 class Service(tf.Module):
@@ -50,11 +38,9 @@ class Service(tf.Module):
         self.candidates, self.scorer = candidates, scorer
         self._tower = candidates.towers.candidate
         self._nobody = items.num_items
-        self._image = encoders.image if "image" in items.content else None
-        self._sentence = encoders.text if "text" in items.content else None
+        widths = {name: len(reduction.mean) for name, reduction in items.reductions.items()}
+        self.reader = Reader(encoders, items.vocabulary, widths=widths)
         self._subwords = SubwordTokenizer(items.text[1], max_length=items.text[0].max_length) if items.text else None
-        self._lookup = AttributeLookup(items.vocabulary)
-        self._numeric_fields = [statistics.field for statistics in items.vocabulary.numeric]
         self._reductions = {
             name: (tf.Variable(r.mean, trainable=False), tf.Variable(r.components, trainable=False))
             for name, r in items.reductions.items()
@@ -137,42 +123,22 @@ class Service(tf.Module):
 
     def _allowed(self, filters: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, num_items]` bool: True where an item has every wanted "field=value"."""
-        wanted = self._lookup.exact(filters)[:, :, tf.newaxis, tf.newaxis]
+        wanted = self.reader.lookup.exact(filters)[:, :, tf.newaxis, tf.newaxis]
         found = tf.reduce_any(self._tokens == wanted, axis=-1)  # [batch, filters, num_items]
         return tf.reduce_all(found | (wanted[..., 0] == NOTHING), axis=1)
 
     def _embed_content(self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the candidate tower's vectors of raw content, and `[batch]`: whether there was any."""
+        features, present = self.reader(text, image, attributes)
         batch = tf.shape(text)[0]
-        features: Tensors = {ID: tf.fill([batch], self._nobody), SUBWORDS: text}
-        present: Tensors = {ID: tf.fill([batch], False)}
-        encoders = {"image": (image, self._image), "text": (text, self._sentence)}
+        features[ID], present[ID] = tf.fill([batch], self._nobody), tf.fill([batch], False)
         for name, (mean, components) in self._reductions.items():
-            contents, encoder = encoders.get(name, (text, None))
-            raw, given = _where_any(contents, encoder, mean.shape[0])
-            features[name] = tf.matmul(raw - mean, components) * tf.cast(given, tf.float32)[:, tf.newaxis]
-            present[name] = given
+            reduced = tf.matmul(features[name] - mean, components)
+            features[name] = reduced * tf.cast(present[name], tf.float32)[:, tf.newaxis]
         if self._subwords is not None:
             features[SUBWORDS], present[SUBWORDS] = self._subwords(text), tf.not_equal(text, "")
-        features[ATTRIBUTES] = self._lookup.by_field(attributes)
-        features[NUMERIC] = self._lookup.standardise(self._numbers(attributes))
-        known = tf.reduce_any(features[ATTRIBUTES] > 0, axis=[1, 2]) | tf.reduce_any(
-            tf.math.is_finite(features[NUMERIC]), axis=1
-        )
-        present[ATTRIBUTES] = known
         features[PRESENT] = tf.stack([present[name] for name in self._tower.modalities], axis=1)
         return self._tower(features, training=False), tf.reduce_any(features[PRESENT], axis=1)
-
-    def _numbers(self, attributes: tf.Tensor) -> tf.Tensor:
-        """Returns `[batch, numbers]`: the numeric fields of "field=value" terms, NaN where there is none."""
-        columns = [tf.zeros([tf.shape(attributes)[0], 0])]
-        for field in self._numeric_fields:
-            given = tf.strings.regex_full_match(attributes, re.escape(field) + "=.+")
-            values = tf.strings.regex_replace(attributes, "^[^=]*=", "", replace_global=False)
-            numbers = tf.strings.to_number(tf.where(given, values, "-inf"))
-            number = tf.reduce_max(numbers, axis=1, keepdims=True)
-            columns.append(tf.where(tf.math.is_finite(number), number, float("nan")))
-        return tf.concat(columns, axis=1)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns every signature of the contract, traced."""
@@ -197,17 +163,6 @@ class Service(tf.Module):
 
 _HISTORY_SHARE = 0.3
 """How much a shopper's history sways a typed or shown query."""
-
-
-def _where_any(contents: tf.Tensor, encoder: Optional[Encoder], width: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns vectors and presence of the contents; without an encoder, or where all are empty, at no cost."""
-    empty = tf.zeros([tf.shape(contents)[0], width]), tf.fill([tf.shape(contents)[0]], False)
-    if encoder is None:
-        return empty
-    found: tuple[tf.Tensor, tf.Tensor] = tf.cond(
-        tf.reduce_all(contents == ""), lambda: empty, lambda: encoder(contents)
-    )
-    return found
 
 
 def export(service: Service, model_dir: Path, *, beside: Callable[[Path], None] = lambda _: None) -> Path:

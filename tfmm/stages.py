@@ -18,10 +18,11 @@ from tfmm.encoders.attributes import learn_attributes
 from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.evaluation import Baseline
-from tfmm.export import EXAMPLES, RawEncoders
+from tfmm.export import EXAMPLES
 from tfmm.features import ItemFeatures, Reduction, item_features
 from tfmm.progress import counter
 from tfmm.ragged import Ragged
+from tfmm.reading import RawEncoders
 from tfmm.records import ExampleLists, ItemTable, Sequences
 from tfmm.reranking import ListwiseScorer
 from tfmm.retrieval import Retriever
