@@ -29,6 +29,7 @@ class CsvFormat:
         names: column names of a file without a header.
         quotes: whether `"` quotes a cell.
         types: column -> Arrow type; falls back on strings where a value does not fit.
+        open_end: whether the last column may hold the delimiter without quotes.
     """
 
     encoding: str = "utf-8"
@@ -36,6 +37,7 @@ class CsvFormat:
     names: Optional[Sequence[str]] = None
     quotes: bool = True
     types: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    open_end: bool = False
 
 
 def read_csv(path: Path, findings: dirt.Findings, *, layout: Optional[CsvFormat] = None) -> tables.Table:
@@ -50,16 +52,33 @@ def read_csv(path: Path, findings: dirt.Findings, *, layout: Optional[CsvFormat]
     if len(delimiter) > 1:
         stripped, delimiter = stripped.replace(delimiter.encode(), _SEPARATOR.encode()), _SEPARATOR
     header = list(layout.names) if layout.names else _header(path, stripped, delimiter)
+    mended: list[int] = []
+    if layout.open_end:
+        stripped, mended = _quote_ends(stripped, delimiter, len(header))
     table, bad = _parse(path, stripped, header, dataclasses.replace(layout, delimiter=delimiter))
     table = _place_rows(table, bad, skipped=skipped, has_header=layout.names is None)
     for row in bad[:1]:
         came = f"expected {row.expected_columns} fields, got {row.actual_columns}: {dirt.shown(row.text)}"
         example = f"{path.name} row {row.number + skipped}: {came}"
         dirt.note(findings, "row with a wrong number of fields", len(bad), example)
+    if mended:
+        example = dirt.place(path.name, mended[0] + skipped + 1, header[-1], stripped.split(b"\n")[mended[0]].decode())
+        dirt.note(findings, "delimiter that no quotes protect", len(mended), example)
     if repaired:
         tables.note_replaced(table, findings)
     _note_swallowed(table, delimiter, findings)
     return table
+
+
+def _quote_ends(data: bytes, delimiter: str, num_columns: int) -> tuple[bytes, list[int]]:
+    """Returns the data, its last cells quoted in lines with too many delimiters and no quotes, and those lines."""
+    mark, most = delimiter.encode(), num_columns - 1
+    lines = data.split(b"\n")
+    mended = [at for at, line in enumerate(lines) if line.count(mark) > most and b'"' not in line]
+    for at in mended:
+        *cells, end = lines[at].rstrip(b"\r").split(mark, most)
+        lines[at] = mark.join([*cells, b'"' + end + b'"'])
+    return b"\n".join(lines), mended
 
 
 def _parse(path: Path, data: bytes, header: list[str], layout: CsvFormat) -> tuple[tables.Table, list[Any]]:

@@ -22,7 +22,9 @@ RULES_TABLE = """
 | problem | rule | what that means |
 |---|---|---|
 | row with a wrong number of fields | dropped | CSV; the number of fields is the header's |
+| delimiter that no quotes protect | repaired | in the last column of a file known for it: all the rest is its cell |
 | line that is not a JSON object | dropped | JSONL |
+| line that is not a user and items | dropped | sequences, a line a user |
 | byte that cannot be decoded | repaired | becomes U+FFFD; counted in cells. Another encoding is named in dataset.yaml |
 | cell that holds whole rows | kept | a quoted cell with a row's worth of delimiters on one line: an unclosed quote? |
 | space around an id | repaired | stripped, so that "7 " and "7" are one product |
@@ -50,10 +52,17 @@ RULES_TABLE = """
 | event type that dataset.yaml leaves out | dropped | only where dataset.yaml has event_types |
 | exact duplicate event | dropped | same user, item, time, type and value |
 | event earlier than the one above it | repaired | of the same user; sorted by time |
+| event that an earlier part has | kept | of a source that comes divided; no answer, since the shopper had the item |
 | query without text | dropped | |
+| query without a relevant item | dropped | those left out as unknown are none |
+| spoken query without a sound | dropped | its file is not there, or not a WAV file |
 | movie without a year | kept | no number, no decade |
 | movie without genres | kept | "(no genres listed)" and "unknown" are no genres |
 | duplicate overview | dropped | the first one is kept |
+| product without a review | dropped | metadata of Amazon reviews hold far more products than the reviews |
+| item without metadata | kept | missing is normal: it has reviews, and nothing else is known of it |
+| title that is a script | repaired | becomes missing: what Amazon's pages of 2018 have in place of some titles |
+| price that is not a number | repaired | becomes missing; of a range the lower end is taken |
 """
 
 

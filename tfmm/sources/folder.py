@@ -182,24 +182,8 @@ def _vectors(folder: Path, table: Table, findings: dirt.Findings) -> dict[str, n
 
 
 def _vectors_of(path: Path, table: Table, findings: dirt.Findings) -> np.ndarray:
-    try:
-        vectors = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: expected an array that numpy.save wrote, got something else ({error}).") from error
-    if vectors.ndim != 2 or vectors.shape[0] != table.num_records or not np.issubdtype(vectors.dtype, np.number):
-        raise ValueError(
-            f"{path}: expected numbers [{table.num_records}, dim], a row for each of the {table.num_records} rows of "
-            f"{table.path.name} (those that are dropped included), got {vectors.dtype} {list(vectors.shape)}. "
-            f"Compute it again from this {table.path.name}."
-        )
-    vectors = vectors[table.records].astype(np.float32)
-    wrong = np.isinf(vectors).any(axis=1)
-    if wrong.any():
-        row = int(wrong.argmax())
-        example = dirt.place(path.name, int(table.records[row]) + 1, None, vectors[row].tolist())
-        dirt.note(findings, "vector that is not finite", int(wrong.sum()), example)
-        vectors[wrong] = np.nan
-    return vectors
+    vectors = files.read_vectors(path, findings, num_rows=table.num_records, of=table.path.name)
+    return vectors[table.records]
 
 
 def _users(folder: Path, said: mapping.Mapping, user_ids: np.ndarray, findings: dirt.Findings) -> Users:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tfmm.sources import dirt
 from tfmm.sources.dataset import Media
+from tfmm.sources.tables import Table
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 89_478_485  # Pillow's own limit for what it calls a decompression bomb
@@ -58,6 +59,17 @@ def resolve(
         found = next((path for path in candidates if os.path.isfile(path)), None)
         sources[row] = found or known.get(item_id)
     return sources, (named != "") & np.array([source is None for source in sources], dtype=bool)
+
+
+def of_ids(home: Path, ids: np.ndarray, findings: dirt.Findings, *, table: Table) -> Media:
+    """Returns the pictures `home/<id>.jpg` (.jpeg, .png, .webp) that open; row i of `table` is the item `ids[i]`."""
+    known = by_stem(home, IMAGE_SUFFIXES)
+    sources = np.array([known.get(item_id) for item_id in ids] + [None], dtype=object)[:-1]
+
+    def where(row: int) -> str:
+        return dirt.place(table.path.name, int(table.rows[row]), None, f"{home.name}/{sources[row].name}")
+
+    return checked(sources, image_problem, findings, where)
 
 
 def checked(

@@ -36,6 +36,7 @@ _YEAR = r"\((?P<year>[0-9]{4})(?:[-–][0-9]*)?\)\s*$"
 _NO_GENRES = ("(no genres listed)", "unknown", "Unknown")
 _NUMBERS = {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float64(), "timestamp": pa.int64()}
 _RATING_NAMES = ("userId", "movieId", "rating", "timestamp")
+_REMEDY = "Unpack the published file again."
 _ROLES = InteractionColumns(user="userId", item="movieId", time="timestamp", value="rating")
 
 AGE_BANDS = {1: "Under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
@@ -127,22 +128,11 @@ def _read_csv(home: Path, findings: dirt.Findings) -> Published:
         overviews=delimited.read_csv(overviews, findings) if overviews.is_file() else None,
         posters=posters if posters.is_dir() else None,
     )
-    _expect(published.movies, ("movieId", "title", "genres"))
-    _expect(published.ratings, _RATING_NAMES)
+    published.movies.expect(("movieId", "title", "genres"), remedy=_REMEDY)
+    published.ratings.expect(_RATING_NAMES, remedy=_REMEDY)
     if published.overviews is not None:
-        _expect(published.overviews, ("movieId", "overview"))
+        published.overviews.expect(("movieId", "overview"), remedy=_REMEDY)
     return published
-
-
-def _expect(table: Table, names: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in table.names:
-            got = ", ".join(table.names)
-            hint = dirt.nearest(name, table.names)
-            raise ValueError(
-                f"{table.path} row 1: expected the columns {', '.join(names)}, got {got}: {name!r} is missing{hint}. "
-                f"Unpack the published file again."
-            )
 
 
 def _read_dat(home: Path, findings: dirt.Findings) -> Published:
@@ -268,13 +258,7 @@ def _overviews(table: Optional[Table], ids: np.ndarray, findings: dirt.Findings)
 def _posters(published: Published, movies: Table, ids: np.ndarray, findings: dirt.Findings) -> Media:
     if published.posters is None:
         return Media.missing(len(ids))
-    known = media.by_stem(published.posters, media.IMAGE_SUFFIXES)
-    sources = np.array([known.get(movie) for movie in ids] + [None], dtype=object)[:-1]
-
-    def where(row: int) -> str:
-        return dirt.place(movies.path.name, int(movies.rows[row]), None, f"posters/{sources[row].name}")
-
-    return media.checked(sources, media.image_problem, findings, where)
+    return media.of_ids(published.posters, ids, findings, table=movies)
 
 
 def _users(table: Optional[Table], user_ids: np.ndarray, findings: dirt.Findings) -> Users:

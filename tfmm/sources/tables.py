@@ -6,6 +6,7 @@ import codecs
 import dataclasses
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -55,6 +56,16 @@ class Table:
         """Returns file, row, column and value of one cell (of the first cell where no column is given)."""
         value = self.columns[column or self.names[0]][int(position)].as_py()
         return dirt.place(self.path.name, int(self.rows[position]), column, "" if value is None else value)
+
+    def expect(self, names: Sequence[str], *, remedy: str) -> None:
+        """Raises ValueError, saying `remedy`, unless all of the named columns are there."""
+        for name in names:
+            if name not in self.names:
+                got, hint = ", ".join(self.names), dirt.nearest(name, self.names)
+                raise ValueError(
+                    f"{self.path} row 1: expected the columns {', '.join(names)}, got {got}: "
+                    f"{name!r} is missing{hint}. {remedy}"
+                )
 
     def note(self, findings: dirt.Findings, problem: str, wrong: np.ndarray, column: Optional[str] = None) -> None:
         """Adds a finding for the rows where `wrong`, `[num_rows]` bool, is True."""
