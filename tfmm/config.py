@@ -130,6 +130,10 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "refit_epochs": 2,
             }
         )
+    if source == "amazon":
+        values["splits.kind"] = "leave_last_out"
+    if source == "tiktok":
+        values["splits.kind"] = "published"
     if size == "tiny":
         values.update(
             {
