@@ -11,9 +11,9 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from PIL import Image, ImageOps
 
@@ -82,6 +82,41 @@ def write_catalogue(
     return lines
 
 
+def extend_catalogue(
+    old: Path,
+    directory: Path,
+    *,
+    without: Collection[str] = (),
+    ids: Sequence[str] = (),
+    titles: Sequence[str] = (),
+    images: Iterable[bytes] = (),
+    edge: int = 256,
+) -> Path:
+    """Returns the lines' file of a new catalogue: that of another directory, less some items, and more.
+
+    Args:
+        old: directory of the catalogue to begin from.
+        directory: where to write; no other one's catalogue stands there.
+        without: ids that are left out.
+        ids: of the items that come; one that is there already takes the place of the other.
+        titles: of the items that come.
+        images: likewise, as `write_catalogue` takes them.
+        edge: px.
+    """
+    gone = {*without, *ids}
+    path = write_catalogue(directory, ids, titles, images, edge=edge)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    with (old / PICTURES).open("rb") as source, (directory / PICTURES).open("ab") as binary:
+        for row in _lines(old / LINES):
+            if row["item_id"] not in gone:
+                offset, length = row["image"] or (0, 0)
+                source.seek(offset)
+                row["image"] = _append(binary, source.read(length))
+                lines.append(json.dumps(row, ensure_ascii=False))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 def read_catalogue(directory: Path) -> Catalogue:
     """Returns the catalogue in `directory`, or in its `assets.extra`; an empty one where there is none.
 
@@ -94,17 +129,24 @@ def read_catalogue(directory: Path) -> Catalogue:
         return Catalogue()
     titles: dict[str, str] = {}
     spans: dict[str, tuple[int, int]] = {}
-    with (found / LINES).open(encoding="utf-8") as lines:
+    for row in _lines(found / LINES):
+        titles[row["item_id"]] = row["title"]
+        if row["image"] is not None:
+            offset, length = row["image"]
+            spans[row["item_id"]] = (int(offset), int(length))
+    return Catalogue(titles, spans, found / PICTURES)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields what each line says; a ValueError names the line that is none of ours."""
+    with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                titles[row["item_id"]] = row["title"]
-                if row["image"] is not None:
-                    offset, length = row["image"]
-                    spans[row["item_id"]] = (int(offset), int(length))
+                _, (_, _) = (row["item_id"], row["title"]), row["image"] or (0, 0)
             except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{found / LINES}, line {number}: {error!r} in {line[:120]!r}.") from error
-    return Catalogue(titles, spans, found / PICTURES)
+                raise ValueError(f"{path}, line {number}: {error!r} in {line[:120]!r}.") from error
+            yield row
 
 
 def _partial(path: Path) -> Path:

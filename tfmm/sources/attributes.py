@@ -52,7 +52,20 @@ def _kind_of_strings(column: Any) -> str:
         return NUMERIC
     if _is_shared(columns.lists(filled), len(filled)):
         return CATEGORICAL
-    return TEXT if pc.mean(pc.match_substring_regex(filled, _WORDS)).as_py() >= 0.5 else IGNORED
+    return TEXT if _mostly_words(filled) else IGNORED
+
+
+def is_text(column: Any) -> bool:
+    """Returns whether most of what is filled holds several words; unlike `kind`, whether or not rows share it."""
+    if columns.is_number(column) or pa.types.is_nested(column.type) or pa.types.is_binary(column.type):
+        return False
+    text = columns.strings(column)
+    filled = text.filter(pc.not_equal(text, ""))
+    return len(filled) > 0 and _mostly_words(filled)
+
+
+def _mostly_words(filled: Any) -> bool:
+    return bool(pc.mean(pc.match_substring_regex(filled, _WORDS)).as_py() >= 0.5)
 
 
 def _is_shared(values: Ragged, num_rows: int) -> bool:

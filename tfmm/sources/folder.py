@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from tfmm.ragged import Ragged
 from tfmm.sources import attributes, cleaning, columns, dirt, files, mapping, media
-from tfmm.sources.dataset import Dataset, Items, KnownQueries, Media, Users
+from tfmm.sources.dataset import Dataset, Finding, Items, KnownQueries, Media, Users
 from tfmm.sources.tables import Table
 
 _log = logging.getLogger(__name__)
@@ -83,9 +83,60 @@ def _log_roles(table: Table, roles: object) -> None:
     _log.info("%s: %d rows, %s", table.path.name, len(table), said)
 
 
+def load_items(
+    path: Path, *, images: Optional[Path] = None, categorical: Iterable[str] = (), numeric: Iterable[str] = ()
+) -> tuple[Items, tuple[Finding, ...]]:
+    """Returns the products of one file, read as a shop's items file is, and what was dropped or repaired.
+
+    A handful of products does not tell what its columns are, so that the fields that a model knows are said; another
+    column of several words is text. A `dataset.yaml` beside the file is heard; `.npy` files are not.
+
+    Args:
+        path: CSV, JSONL or Parquet.
+        images: folder of pictures named by id, or to which the file's paths are relative; None = `images/` beside it.
+        categorical: fields that are categories, where the file has them.
+        numeric: likewise numbers.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    if not path.is_file() or not path.name.lower().endswith(files.SUFFIXES):
+        raise ValueError(f"{path}: expected a file whose name ends in {', '.join(files.SUFFIXES)}, found none.")
+    if images is not None and not images.is_dir():
+        raise ValueError(f"{images}: expected a folder of pictures, found none.")
+    findings: dirt.Findings = []
+    said = mapping.read(path.parent)
+    table = files.read(path, findings, encoding=said.encoding)
+    roles = mapping.resolve(table, "items", said.items, required=["id"])
+    taken = {value for value in dataclasses.astuple(roles) if isinstance(value, str)} | {*roles.text, *roles.ignore}
+    free = [name for name in table.names if name not in taken]
+    known = {*categorical, *numeric, *roles.categorical, *roles.numeric}
+    text = [name for name in free if name not in known and attributes.is_text(table[name])]
+    roles = dataclasses.replace(
+        roles,
+        categorical=(*roles.categorical, *(name for name in categorical if name in free)),
+        numeric=(*roles.numeric, *(name for name in numeric if name in free)),
+        text=(*roles.text, *text),
+    )
+    items = _items_of(table, roles, path.parent, findings, images=images, vectors=False)
+    return items, tuple(findings)
+
+
 def _items(folder: Path, said: mapping.Mapping, findings: dirt.Findings) -> Items:
     table = _required(folder, "items", said, findings)
     roles = mapping.resolve(table, "items", said.items, required=["id"])
+    return _items_of(table, roles, folder, findings)
+
+
+def _items_of(
+    table: Table,
+    roles: mapping.ItemColumns,
+    folder: Path,
+    findings: dirt.Findings,
+    *,
+    images: Optional[Path] = None,
+    vectors: bool = True,
+) -> Items:
     _log_roles(table, roles)
     table, ids = cleaning.unique_rows(
         table,
@@ -105,12 +156,12 @@ def _items(folder: Path, said: mapping.Mapping, findings: dirt.Findings) -> Item
         ids=ids,
         text=text,
         titles=np.where(titles == "", ids, titles),
-        images=_media(table, roles.image, ids, folder, "image", findings),
+        images=_media(table, roles.image, ids, folder, "image", findings, home=images),
         sounds=_media(table, roles.sound, ids, folder, "sound", findings),
         launched=_launched(table, roles.launched, findings),
         categorical={name: columns.lists(table[name]) for name in kinds[attributes.CATEGORICAL]},
         numeric={name: _numeric(table, name, findings) for name in kinds[attributes.NUMERIC]},
-        vectors=_vectors(folder, table, findings),
+        vectors=_vectors(folder, table, findings) if vectors else {},
     )
 
 
@@ -157,7 +208,14 @@ def _launched(table: Table, column: Optional[str], findings: dirt.Findings) -> n
 
 
 def _media(
-    table: Table, column: Optional[str], ids: np.ndarray, folder: Path, kind: str, findings: dirt.Findings
+    table: Table,
+    column: Optional[str],
+    ids: np.ndarray,
+    folder: Path,
+    kind: str,
+    findings: dirt.Findings,
+    *,
+    home: Optional[Path] = None,
 ) -> Media:
     """Returns the pictures or sounds that the column names, that hold the id in their file name, or as bytes."""
     problem = media.image_problem if kind == "image" else media.sound_problem
@@ -165,7 +223,8 @@ def _media(
         sources = np.array([value or None for value in table[column].to_pylist()] + [None], dtype=object)[:-1]
     else:
         suffixes = media.IMAGE_SUFFIXES if kind == "image" else (".wav",)
-        sources, absent = media.resolve(_texts(table, column), ids, kind=kind, folder=folder, suffixes=suffixes)
+        named = _texts(table, column)
+        sources, absent = media.resolve(named, ids, kind=kind, folder=folder, suffixes=suffixes, home=home)
         table.note(findings, media.NOT_FOUND.format(kind), absent, column)
 
     def where(row: int) -> str:

@@ -40,7 +40,13 @@ def by_stem(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def resolve(
-    named: np.ndarray, ids: np.ndarray, *, kind: str, folder: Path, suffixes: Sequence[str]
+    named: np.ndarray,
+    ids: np.ndarray,
+    *,
+    kind: str,
+    folder: Path,
+    suffixes: Sequence[str],
+    home: Optional[Path] = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns each row's file, and a mask of rows that name one which is not there.
 
@@ -50,8 +56,9 @@ def resolve(
         kind: "image" or "sound".
         folder: the shop's folder.
         suffixes: of the files that ids stand for.
+        home: in place of the folder's images/ or sounds/.
     """
-    home = folder / f"{kind}s"
+    home = home or folder / f"{kind}s"
     known = by_stem(home, suffixes)
     sources = np.full(len(ids), None, dtype=object)
     for row, (name, item_id) in enumerate(zip(named, ids)):
