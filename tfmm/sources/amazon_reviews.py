@@ -54,6 +54,9 @@ _PRODUCTS = [
     )
     for price in (pa.string(), pa.float64())  # 2018 writes "$12.50", 2023 writes 12.5
 ]
+_BLOCKS = (
+    r"(?i)</?(?:br|p|div|li|ul|ol|table|tr|td|h[1-6])\b[^<>]*>"  # markup that parts words; the rest only dresses them
+)
 _SCRIPT = "getTime()"  # from a page's own program, which 2018 has in place of some titles
 _LONGEST = 60  # characters of a category or a price: what is longer is a page's markup
 _NO_PRICE = ("", "-", "–", "—", "None", "null")
@@ -163,7 +166,8 @@ def _told(known: Table, column: str) -> np.ndarray:
     values = known[column]
     if columns.is_list(values):
         values = pc.binary_join(pc.fill_null(values.cast(_STRINGS), []), " ")
-    plain = pc.replace_substring_regex(columns.strings(values), r"<[^<>]*>", " ")
+    spaced = pc.replace_substring_regex(columns.strings(values), _BLOCKS, " ")
+    plain = pc.replace_substring_regex(spaced, r"</?[A-Za-z][^<>]*>", "")
     return np.array([" ".join(html.unescape(text).split()) for text in plain.to_pylist()], dtype=object)
 
 
