@@ -25,6 +25,7 @@ Progress = Callable[[int, int], None]
 SoundInputs = Union[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]
 """WAV bytes string `[batch]`, or (features `[batch, frames, mels]`, mask `[batch, frames]` bool)."""
 
+_BATCH = 32
 _LOG = logging.getLogger(__name__)
 
 
@@ -51,7 +52,7 @@ class SoundConfig:
     mels: int = 64
     width: int = 96
     layers: int = 1
-    dropout: float = 0.3
+    dropout: float = 0.1
     tempo: float = 0.2
     pitch: float = 0.15
     noise: float = 0.2
@@ -129,31 +130,28 @@ def varied(features: tf.Tensor, mask: tf.Tensor, config: SoundConfig) -> tuple[t
 
 
 class _Convolutions(tf.keras.layers.Layer):
-    """Three convolutions over time and bands; every fourth frame and every eighth band is left."""
+    """Two convolutions over time, each of which leaves every second frame; bands are channels."""
 
     def __init__(self, config: SoundConfig) -> None:
         super().__init__(name="convolutions")
         self._convolutions = [
-            tf.keras.layers.Conv2D(channels, 3, strides=strides, use_bias=False, name=f"convolution{layer}")
-            for layer, (channels, strides) in enumerate(zip((16, 32, 48), _STRIDES))
+            tf.keras.layers.Conv1D(config.width, 2 * _REACH + 1, strides=2, use_bias=False, name=f"convolution{layer}")
+            for layer in range(2)
         ]
-        self._norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6, name=f"norm{layer}") for layer in range(3)]
-        self._width = tf.keras.layers.Dense(config.width, name="width")
+        self._norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6, name=f"norm{layer}") for layer in range(2)]
 
-    def call(self, features: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns `[batch, frames / 4, width]` and its mask."""
-        x = features[..., tf.newaxis]  # [batch, frames, mels, channels]
-        for convolution, norm, (stride, _) in zip(self._convolutions, self._norms, _STRIDES):
-            x *= tf.cast(mask, x.dtype)[..., tf.newaxis, tf.newaxis]
+    def call(self, x: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `[batch, frames / 4, width]` and its mask, of `[batch, frames, mels]`."""
+        for convolution, norm in zip(self._convolutions, self._norms):
+            x *= tf.cast(mask, x.dtype)[..., tf.newaxis]
             # Padding "same" with a stride would begin at another frame where the number of frames is odd.
-            x = tf.nn.relu(norm(convolution(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]))))
-            mask = mask[:, ::stride]
-        bands, channels = x.shape[2:]
-        return tf.nn.relu(self._width(tf.reshape(x, [*tf.unstack(tf.shape(x)[:2]), bands * channels]))), mask
+            x = tf.nn.relu(norm(convolution(tf.pad(x, [[0, 0], [_REACH, _REACH], [0, 0]]))))
+            mask = mask[:, ::2]
+        return x, mask
 
 
-_STRIDES = ((2, 2), (2, 2), (1, 2))
-"""Of each convolution, over frames and bands."""
+_REACH = 2
+"""Frames that a convolution sees before and after each."""
 
 
 class _Recurrent(tf.keras.layers.Layer):
@@ -162,7 +160,10 @@ class _Recurrent(tf.keras.layers.Layer):
     def __init__(self, config: SoundConfig) -> None:
         super().__init__(name="lstm")
         self._layers = [
-            tf.keras.layers.Bidirectional(tf.keras.layers.LSTM(config.width // 2, return_sequences=True))
+            tf.keras.layers.Bidirectional(
+                # Not `LSTM`: its graph has a copy for each kind of machine, and takes thrice as long to export.
+                tf.keras.layers.RNN(tf.keras.layers.LSTMCell(config.width // 2), return_sequences=True)
+            )
             for _ in range(config.layers)
         ]
         self._pool = _AttentionPool()
@@ -234,7 +235,8 @@ def keep_log_mel(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns features `[n, frames, mels]` float16 and mask `[n, frames]` bool of a whole catalogue; nothing stops it.
 
-    What is no WAV file is left out with a warning, and is as absent as `b""`. `frames` is what the longest has.
+    What cannot be read or is no WAV file is left out with a warning, and is as absent as `b""`. `frames` is what the
+    longest has.
 
     Args:
         contents: WAV files, `b""` where missing; read by position, once.
@@ -243,17 +245,29 @@ def keep_log_mel(
     """
     spectra: list[np.ndarray] = []
     for start in range(0, len(contents), _BATCH):
-        batch = [contents[row] for row in range(start, min(start + _BATCH, len(contents)))]
-        for row, problem in enumerate(wav_problems(tf.constant(batch, tf.string)).numpy()):
-            if problem:
-                _LOG.warning("Sound %d is left out. %s", start + row, problem.decode())
-                batch[row] = b""
-        waves, lengths = decode_wav(tf.constant(batch, tf.string), max_seconds=config.max_seconds)
+        batch = _readable(contents, range(start, min(start + _BATCH, len(contents))))
+        waves, lengths = decode_wav(batch, max_seconds=config.max_seconds)
         features, mask = log_mel(waves, lengths, mels=config.mels)
         spectra.extend(rows[valid].astype(np.float16) for rows, valid in zip(features.numpy(), mask.numpy()))
         if progress is not None:
             progress(len(spectra), len(contents))
     return _stacked(spectra, mels=config.mels)
+
+
+def _readable(contents: Sequence[bytes], rows: range) -> tf.Tensor:
+    """Returns string `[len(rows)]`, `""` where the content cannot be had or decoded."""
+    batch = []
+    for row in rows:
+        try:
+            batch.append(contents[row])
+        except OSError as error:
+            _LOG.warning("Sound %d is left out: %s", row, error)
+            batch.append(b"")
+    problems = wav_problems(tf.constant(batch, tf.string))
+    for row, problem in zip(rows, problems.numpy()):
+        if problem:
+            _LOG.warning("Sound %d is left out. %s", row, problem.decode())
+    return tf.where(problems == "", batch, "")
 
 
 def _stacked(spectra: Sequence[np.ndarray], *, mels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -263,6 +277,3 @@ def _stacked(spectra: Sequence[np.ndarray], *, mels: int) -> tuple[np.ndarray, n
     if spectra:
         features[mask] = np.concatenate(spectra)
     return features, mask
-
-
-_BATCH = 32

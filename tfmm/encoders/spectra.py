@@ -48,29 +48,29 @@ def _normalised(energies: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def warped(features: tf.Tensor, mask: tf.Tensor, *, tempo: float, pitch: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns features and mask of the same shape, each sound at another speed and of another voice.
+    """Returns features and mask `[batch, other_frames, ...]`, each sound at another speed and of another voice.
 
     Time is stretched, and bands are moved as a longer or shorter vocal tract would move them (Jaitly and Hinton, 2013);
-    with both alike it is speed perturbation (Ko et al., 2015), here on kept features instead of on waveforms. What no
-    longer fits in `frames` is cut.
+    with both alike it is speed perturbation (Ko et al., 2015), here on kept features instead of on waveforms.
 
     Args:
         features: `[batch, frames, mels]`, as `log_mel` returns them.
-        mask: `[batch, frames]` bool, frames first.
+        mask: `[batch, frames]` bool, valid frames first.
         tempo: speeds are drawn from 1 - tempo to 1 + tempo.
         pitch: bands are read at 1 - pitch to 1 + pitch times their place.
     """
-    batch, frames, mels = tf.unstack(tf.shape(features))
+    batch, mels = tf.shape(features)[0], tf.shape(features)[2]
     counts = tf.reduce_sum(tf.cast(mask, tf.float32), axis=1)
     speeds = tf.random.uniform([batch], 1 - tempo, 1 + tempo)
-    scales = tf.random.uniform([batch], 1 - pitch, 1 + pitch)
-    frames_at = tf.range(frames, dtype=tf.float32) * speeds[:, tf.newaxis]
-    bands_at = tf.range(mels, dtype=tf.float32) * scales[:, tf.newaxis]
-    frames_at = tf.minimum(frames_at, tf.maximum(counts - 1, 0)[:, tf.newaxis])
-    moved = _read_at(features, frames_at, axis=1)
+    scales = tf.random.uniform([batch, 1], 1 - pitch, 1 + pitch)
+    new_counts = tf.where(counts > 0, tf.maximum(tf.round(counts / speeds), 1), 0)
+    new_mask = tf.sequence_mask(
+        tf.cast(new_counts, tf.int32), tf.maximum(tf.cast(tf.reduce_max(new_counts), tf.int32), 1)
+    )
+    frames_at = tf.range(tf.shape(new_mask)[1], dtype=tf.float32) * speeds[:, tf.newaxis]
+    moved = _read_at(features, tf.minimum(frames_at, tf.maximum(counts - 1, 0)[:, tf.newaxis]), axis=1)
+    bands_at = tf.range(mels, dtype=tf.float32) * scales
     moved = _read_at(moved, tf.minimum(bands_at, tf.cast(mels - 1, tf.float32)), axis=2)
-    new_counts = tf.where(counts > 0, tf.maximum(tf.floor(counts / speeds), 1), 0)
-    new_mask = tf.sequence_mask(tf.cast(new_counts, tf.int32), frames)
     return tf.where(new_mask[..., tf.newaxis], moved, 0.0), new_mask
 
 

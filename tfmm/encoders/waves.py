@@ -50,7 +50,6 @@ class WavHeaders(NamedTuple):
     format_size: tf.Tensor
 
 
-@tf.function(reduce_retracing=True)
 def decode_wav(contents: tf.Tensor, *, max_seconds: float = 10.0) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns waveforms `[batch, time]` in -1..1 at 16 kHz, zero-padded, and their lengths `[batch]` int32 in samples.
 
@@ -64,8 +63,26 @@ def decode_wav(contents: tf.Tensor, *, max_seconds: float = 10.0) -> tuple[tf.Te
     Raises:
         tf.errors.InvalidArgumentError: an example is no WAV file or not such a one; says which and why.
     """
+    return _decode_wav(contents, tf.constant(max_seconds, tf.float64))
+
+
+def wav_problems(contents: tf.Tensor) -> tf.Tensor:
+    """Returns string `[batch]`: why `decode_wav` would refuse each, `""` where it would not (as it never does `""`)."""
+    return _wav_problems(contents)
+
+
+_CONTENTS = tf.TensorSpec([None], tf.string)
+
+
+@tf.function(input_signature=[_CONTENTS], autograph=False)
+def _wav_problems(contents: tf.Tensor) -> tf.Tensor:
+    return _problems(contents, wav_headers(contents))
+
+
+@tf.function(input_signature=[_CONTENTS, tf.TensorSpec([], tf.float64)], autograph=False)
+def _decode_wav(contents: tf.Tensor, max_seconds: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     headers = wav_headers(contents)
-    check = _assert_none(wav_problems(contents, headers))
+    check = _assert_none(_problems(contents, headers))
     with tf.control_dependencies([check]):  # nothing below runs on a header that was refused
         contents = tf.identity(contents)
     codes = tf.argmax(_format_matches(headers), axis=-1, output_type=tf.int32)
@@ -104,9 +121,7 @@ _FIELDS = {"tag": (0, 2), "channels": (2, 2), "rate": (4, 4), "block": (12, 2), 
 """Name -> where it stands in the description of the format, and its bytes."""
 
 
-def wav_problems(contents: tf.Tensor, headers: WavHeaders | None = None) -> tf.Tensor:
-    """Returns string `[batch]`: what stands against decoding each, `""` where nothing does (as for `""` itself)."""
-    headers = wav_headers(contents) if headers is None else headers
+def _problems(contents: tf.Tensor, headers: WavHeaders) -> tf.Tensor:
     length = _length(contents)
     named = (_text(contents, tf.zeros_like(length), 4) == b"RIFF") & (_text(contents, 8 + 0 * length, 4) == b"WAVE")
     join = tf.strings.join
@@ -115,7 +130,13 @@ def wav_problems(contents: tf.Tensor, headers: WavHeaders | None = None) -> tf.T
         (~named, join(["the bytes of a WAV file (RIFF....WAVE), got ", number(length), " bytes that begin otherwise"])),
         (
             headers.format_size < 16,
-            join(["a 'fmt ' chunk of 16 bytes or more before the samples, got ", number(length), " bytes without it"]),
+            join(
+                [
+                    "a chunk that describes the format (fmt) before the samples, got ",
+                    number(length),
+                    " bytes without it",
+                ]
+            ),
         ),
         (
             ~tf.reduce_any(_format_matches(headers), -1),
@@ -140,7 +161,7 @@ def wav_problems(contents: tf.Tensor, headers: WavHeaders | None = None) -> tf.T
         ),
         (
             headers.start < 0,
-            join([f"a 'data' chunk among the first {MAX_CHUNKS}, got ", number(length), " bytes without it"]),
+            join([f"samples (data) among the first {MAX_CHUNKS} chunks, got ", number(length), " bytes without it"]),
         ),
     ]
     return tf.where(length == 0, "", _first(problems))
