@@ -80,6 +80,29 @@ class RecommendOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class IndexOptions:
+    """Which products come and go. The newest version stays; the next one is written beside it.
+
+    Attributes:
+        saved_models: where the exported versions are.
+        add: products to add: a CSV, JSONL or Parquet file such as a shop's items file, its columns recognised alike.
+        images: their pictures, named <id>.jpg; by default images/ beside that file.
+        remove: ids to remove, separated by commas, or a file of them with a column of ids.
+        replace: let products that are there already have the content that --add gives them.
+    """
+
+    saved_models: Path = Path("saved_models")
+    add: Optional[Path] = None
+    images: Optional[Path] = None
+    remove: str = ""
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.add is None and not self.remove:
+            raise ValueError("Expected --add items.csv, --remove ids, or both, got neither.")
+
+
+@dataclasses.dataclass(frozen=True)
 class ServeOptions:
     """Where to serve from, and on what address.
 
@@ -183,6 +206,28 @@ def _recommend(argv: Sequence[str]) -> int:
     return 0
 
 
+def _index(argv: Sequence[str]) -> int:
+    options = read(IndexOptions, argv, prog="tfmm index", description=_VERBS["index"][0])
+    _show_log()
+    from tfmm.reindexing import open_version, reindex
+    from tfmm.serving.versions import newest_version
+    from tfmm.sources.folder import load_ids, load_items
+
+    remove = load_ids(Path(options.remove)) if Path(options.remove).is_file() else split_list(options.remove)
+    old = open_version(newest_version(options.saved_models / MODEL))
+    add, fields = None, {"categorical": old.vocabulary.fields, "numeric": [s.field for s in old.vocabulary.numeric]}
+    if options.add is not None:
+        add, findings = load_items(options.add, images=options.images, **fields)
+        for finding in findings:
+            _log.warning("%s", finding)
+    changed = reindex(old, add=add, remove=remove, replace=options.replace)
+    for finding in changed.findings:
+        _log.warning("%s", finding)
+    counts = f"{changed.added} added, {changed.replaced} replaced, {changed.removed} removed"
+    Console(soft_wrap=True).print(f"wrote {changed.path}: {changed.items} items ({counts})", highlight=False)
+    return 0
+
+
 def _serve(argv: Sequence[str]) -> int:
     from tfmm.serving.server import ServerOptions, run
 
@@ -211,6 +256,7 @@ _VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("Train, export and measure on a shop's data: the same as python train.py.", _train),
     "evaluate": ("Measure an exported version again, on the same test, and write its report again.", _evaluate),
     "recommend": ("Ask for recommendations: a table, or a page with pictures.", _recommend),
+    "index": ("Add products to the newest version, or remove some, without training: writes the next one.", _index),
     "serve": ("Answer gRPC requests as TF Serving does, from the newest exported version.", _serve),
     "report": ("Show the newest run's headline table and where its report is.", _report),
 }

@@ -45,6 +45,7 @@ class Reader(tf.Module):
         super().__init__(name="reader")
         self._encoders, self._widths = dict(encoders.by_modality), dict(widths)
         self.lookup = AttributeLookup(vocabulary)
+        self.vocabulary = tf.Variable(vocabulary.to_json(), trainable=False, name="vocabulary")
         self._numeric_fields = [statistics.field for statistics in vocabulary.numeric]
 
     def __call__(

@@ -122,6 +122,14 @@ def load_items(
     return items, tuple(findings)
 
 
+def load_ids(path: Path) -> list[str]:
+    """Returns the ids of a file of products, of which other columns are not read."""
+    table = files.read(path, [], encoding=mapping.read(path.parent).encoding)
+    column = mapping.resolve(table, "items", mapping.ItemColumns(), required=["id"]).id
+    codes, ids = columns.codes(table[str(column)])
+    return [str(name) for name in ids[np.unique(codes[codes >= 0])]]
+
+
 def _items(folder: Path, said: mapping.Mapping, findings: dirt.Findings) -> Items:
     table = _required(folder, "items", said, findings)
     roles = mapping.resolve(table, "items", said.items, required=["id"])
