@@ -143,3 +143,10 @@ def test_latency_runs_against_a_server(tmp_path: Path) -> None:
     warmup.write_warmup(version, {"serving_default": request})
     flags = ["--saved_models", str(tmp_path), *"--concurrency 1 --requests 5 --seconds 5 --rounds 1".split()]
     assert_speeds(bench("latency").main(flags))
+
+
+def test_index_measures_both_kinds_and_more_probes_find_more() -> None:
+    argv = "--rounds 1 --items 3000 --dim 8 --queries 32 --probes 1 4 10000".split()
+    rows, recalls = bench("index").main(argv)
+    assert_speeds(rows)
+    assert recalls[1] < recalls[4] < recalls[10000] == 1.0
