@@ -31,12 +31,11 @@ from tfmm import confidence, evaluation, pipelines, records, reranking, sources,
 from tfmm.candidates import Candidates, Wire, dense_wire, example_lists
 from tfmm.config import Config, parse
 from tfmm.evaluation import LIST_SIZE, Lists
-from tfmm.export import MAX_RESULTS
-from tfmm.records import context_terms
 from tfmm.reranking import ListwiseScorer, RerankingConfig
 from tfmm.retrieval import Retriever
 from tfmm.schema import QUERY_TIME
-from tfmm.splits import Queries, split
+from tfmm.service import MAX_RESULTS
+from tfmm.splits import Queries
 from tfmm.stages import Shop
 
 _log = logging.getLogger("benchmarks.reranking_losses")
@@ -140,8 +139,7 @@ def _load(config: Config) -> Shop:
         if mark != trained_on:
             raise SystemExit(f"Expected the data of the run (fingerprint {trained_on}), got other data ({mark}).")
     where = config.records / f"{dataset.name}-{mark[:8]}"
-    table, encoders = stages.encode(config, dataset, where)
-    return Shop(dataset, table, encoders, split(dataset, config.splits), context_terms(dataset.users), where)
+    return stages.open_shop(config, dataset, where)
 
 
 # --- One scorer a loss and a seed ------------------------------------------------------------------------------------

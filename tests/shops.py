@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tfmm import records, stages
+from tfmm import stages
 from tfmm.candidates import Candidates, CandidatesConfig
 from tfmm.config import Config
 from tfmm.encoders.text import TextConfig
-from tfmm.export import Service, export
+from tfmm.export import export
 from tfmm.features import ItemFeatures
 from tfmm.ragged import Ragged
 from tfmm.reading import RawEncoders
 from tfmm.reranking import ListwiseScorer, RerankingConfig
 from tfmm.retrieval import RetrievalConfig, Retriever
+from tfmm.service import Service
 from tfmm.serving.queries import Query, build_request
 from tfmm.sources.dataset import Dataset, Interactions, Items, Media, Users
-from tfmm.splits import split
 from tfmm.towers import TowerConfig
 
 GROUPS, ITEMS, USERS = 4, 60, 80
@@ -109,10 +109,7 @@ CONFIG = Config(
 def shop() -> stages.Shop:
     """Returns the shop after its records are written."""
     directory = Path(tempfile.mkdtemp(prefix="shop-"))
-    table = records.write_items(dataset(), directory, encoders={})
-    context = records.context_terms(dataset().users)
-    parts = split(dataset(), CONFIG.splits)
-    return stages.Shop(dataset(), table, RawEncoders(None, None), parts, context, directory)
+    return stages.open_shop(CONFIG, dataset(), directory)
 
 
 @functools.cache

@@ -13,16 +13,16 @@ PACKAGE = Path(__file__).parent.parent / "tfmm"
 ORDER = (
     *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form"),
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
-    *("finetuning", "content", "alignment", "reading", "index", "candidates", "reranking", "export", "serving"),
-    *("evaluation", "report"),
+    *("finetuning", "content", "alignment", "asking", "reading", "index", "candidates", "reranking"),
+    *("service", "export", "serving", "reindexing", "evaluation", "report"),
     *("config", "stages", "results", "train", "measuring", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 
 WITH_TENSORFLOW = (
     *("schema", "encoders", "records", "pipelines", "fusion", "towers", "losses", "retrieval", "index", "candidates"),
-    *("finetuning", "content", "alignment", "reading", "reranking", "export", "serving", "evaluation", "stages"),
-    *("measuring", "sources.movielens_download"),
+    *("finetuning", "content", "alignment", "reading", "reranking", "service", "export", "serving", "reindexing"),
+    *("evaluation", "stages", "measuring", "sources.movielens_download"),
 )
 OWNERS = {
     "numpy": ORDER,

@@ -9,9 +9,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfmm import records, schema
-from tfmm.export import ATTRIBUTE_TERMS, EXAMPLES, export
+from tfmm.export import EXAMPLES, export
 from tfmm.features import ATTRIBUTES, ID, PRESENT
 from tfmm.ragged import Ragged
+from tfmm.service import ATTRIBUTE_TERMS
 from tfmm.serving.queries import Query, build_example, build_request, read_answers
 
 NOW = shops.START + 99 * shops.DAY

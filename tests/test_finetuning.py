@@ -22,14 +22,12 @@ from tfmm import finetuning, retrieval, stages
 from tfmm.config import Config, parse
 from tfmm.encoders.efficientnet import block_names
 from tfmm.encoders.image import ImageConfig, ImageEncoder
-from tfmm.export import Service
 from tfmm.features import ID
 from tfmm.finetuning import FinetuneConfig, Lessons
-from tfmm.records import context_terms
 from tfmm.reranking import ListwiseScorer
 from tfmm.retrieval import RetrievalConfig
+from tfmm.service import Service
 from tfmm.sources.dataset import Dataset, Interactions, Items, Media, Users
-from tfmm.splits import split
 from tfmm.stages import Shop
 from tfmm.towers import TowerConfig
 
@@ -79,9 +77,7 @@ def dataset() -> Dataset:
 @functools.cache
 def frozen() -> Shop:
     """Returns the shop as the untuned network sees it; nobody tunes this network."""
-    shop, directory = dataset(), Path(tempfile.mkdtemp(prefix="marks-"))
-    table, encoders = stages.encode(CONFIG, shop, directory)
-    return Shop(shop, table, encoders, split(shop, CONFIG.splits), context_terms(shop.users), directory)
+    return stages.open_shop(CONFIG, dataset(), Path(tempfile.mkdtemp(prefix="marks-")))
 
 
 @functools.cache

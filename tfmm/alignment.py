@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
 
 from tfmm import losses
-from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content, ContentConfig, ContentTower, Phrases
+from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content, ContentConfig, ContentTower, Phrases, make_cutter
+from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.progress import counter
 from tfmm.retrieval import log_scalars
 
 _log = logging.getLogger(__name__)
-LOSSES = {
+LOSSES: dict[str, Any] = {
     "softmax": losses.softmax_loss,
     "triplet": losses.triplet_loss,
     "contrastive": losses.contrastive_loss,
@@ -74,9 +77,27 @@ class AlignmentConfig:
 class Aligner(tf.keras.Model):
     """The content tower, and how it is trained."""
 
-    def __init__(self, content: Content, phrases: Phrases, *, tower: ContentConfig, config: AlignmentConfig) -> None:
+    def __init__(
+        self,
+        content: Content,
+        phrases: Phrases,
+        *,
+        tower: ContentConfig,
+        config: AlignmentConfig,
+        encoder: Optional[SentenceEncoder] = None,
+    ) -> None:
+        """Makes the tower, untrained.
+
+        Args:
+            content: of the catalogue.
+            phrases: that stand for what shoppers type.
+            tower: its shape.
+            config: its training.
+            encoder: of texts, that made their vectors; None = subwords alone.
+        """
         super().__init__()
-        self.config, self.modalities = config, content.modalities
+        self.config, self.modalities, self.content = config, content.modalities, content
+        self.encoder, self.cut, self.phrases_of_items = encoder, make_cutter(content.subwords), phrases
         self.tower = ContentTower(tower, content)
         self.columns = {name: tf.constant(column) for name, column in content.columns.items()}
         self.present = tf.constant(content.present)
@@ -105,13 +126,13 @@ class Aligner(tf.keras.Model):
         starts = range(0, count, batch_size)
         return np.concatenate([self.embed(tf.range(s, min(s + batch_size, count)), kept).numpy() for s in starts])
 
-    def embed_phrases(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns `[n, dim]` of phrases, as if they were typed."""
-        features = {
-            name: tf.zeros([len(numbers), *column.shape[1:]], column.dtype) for name, column in self.columns.items()
-        }
-        features[TEXT], features[SUBWORDS] = (tf.gather(self.phrases[name], numbers) for name in (TEXT, SUBWORDS))
-        present = tf.constant([[name == TEXT for name in self.modalities]] * len(numbers))
+    def embed_texts(self, texts: Union[Sequence[str], np.ndarray]) -> np.ndarray:
+        """Returns `[n, dim]` of texts, as if they were typed."""
+        features = {name: tf.zeros([len(texts), *c.shape[1:]], c.dtype) for name, c in self.columns.items()}
+        if self.encoder is not None:
+            features[TEXT] = tf.constant(self.encoder.encode(list(texts))[0])
+        features[SUBWORDS] = self.cut(tf.constant(list(texts)))
+        present = tf.constant([[name == TEXT for name in self.modalities]] * len(texts))
         return self.tower(features, present).numpy()
 
     def _features(self, rows: tf.Tensor) -> dict[str, tf.Tensor]:

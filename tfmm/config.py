@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from tfmm.alignment import AlignmentConfig
 from tfmm.arguments import Parser, build, parser_of
 from tfmm.candidates import CandidatesConfig
+from tfmm.content import ContentConfig
 from tfmm.encoders.image import ImageConfig
 from tfmm.encoders.text import TextConfig
 from tfmm.evaluation import EvaluationConfig
 from tfmm.finetuning import FinetuneConfig
+from tfmm.index import IndexConfig
 from tfmm.reranking import RerankingConfig
 from tfmm.retrieval import RetrievalConfig
 from tfmm.splits import SplitConfig
@@ -66,6 +69,9 @@ class Config:
     towers: TowerConfig = dataclasses.field(default_factory=TowerConfig)
     retrieval: RetrievalConfig = dataclasses.field(default_factory=RetrievalConfig)
     finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
+    content: ContentConfig = dataclasses.field(default_factory=ContentConfig)
+    alignment: AlignmentConfig = dataclasses.field(default_factory=AlignmentConfig)
+    index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     candidates: CandidatesConfig = dataclasses.field(default_factory=CandidatesConfig)
     reranking: RerankingConfig = dataclasses.field(default_factory=RerankingConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)

@@ -121,9 +121,14 @@ def content_of(
 MAX_SUBWORDS = 32
 
 
+def make_cutter(model: bytes) -> SubwordTokenizer:
+    """Returns what cuts titles and typed words alike, string `[batch]` -> int32 `[batch, length]`, 0 = padding."""
+    return SubwordTokenizer(model, max_length=MAX_SUBWORDS)
+
+
 def cut(model: bytes, texts: Sequence[str]) -> np.ndarray:
     """Returns int32 `[rows, MAX_SUBWORDS]`, padded with 0."""
-    ids = SubwordTokenizer(model, max_length=MAX_SUBWORDS)(list(texts)).numpy()
+    ids = make_cutter(model)(list(texts)).numpy()
     return np.pad(ids, [(0, 0), (0, MAX_SUBWORDS - ids.shape[1])])
 
 

@@ -37,12 +37,15 @@ class EvaluationConfig:
             on the id alone and on each modality alone; as long again as training, several times over).
         gallery: shoppers in the report's gallery.
         batch_size: queries sent at a time.
+        fields: one or two categorical fields, "type,colour", by which what search finds is judged; by default the first
+            two.
         tail_share: the least popular items that together have this share of the training events are the tail.
     """
 
     ablations: str = "hide"
     gallery: int = 8
     batch_size: int = 64
+    fields: str = ""
     tail_share: float = 0.2
 
     def __post_init__(self) -> None:

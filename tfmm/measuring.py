@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
@@ -13,13 +12,12 @@ from typing import Any, Optional
 import tensorflow as tf
 
 from tfmm import results, sources, stages
+from tfmm.alignment import Aligner
 from tfmm.config import Config, restored
-from tfmm.records import context_terms, findings
 from tfmm.report import write_report
 from tfmm.retrieval import Retriever
 from tfmm.serving.catalogue import read_catalogue
 from tfmm.serving.versions import newest_version, version_directories
-from tfmm.splits import split
 from tfmm.stages import Shop
 from tfmm.train import MODEL
 
@@ -60,6 +58,7 @@ def measure(
         systems,
         baselines=baselines,
         retriever=exported_retriever(config, shop, directory),
+        aligner=exported_aligner(config, shop, directory),
         curves=before.get("curves", {}),
         timings={**before.get("timings", {}), "evaluate": time.monotonic() - started},
         directory=run,
@@ -87,10 +86,7 @@ def load_shop(config: Config, *, fingerprint: str) -> Shop:
             "Put the files back, or train again."
         )
     where = config.records / f"{dataset.name}-{mark[:8]}"
-    table, encoders = stages.encode(config, dataset, where)
-    dataset = dataclasses.replace(dataset, findings=dataset.findings + findings(table, dataset.items))
-    parts = split(dataset, config.splits)
-    return Shop(dataset, table, encoders, parts, context_terms(dataset.users), where)
+    return stages.open_shop(config, dataset, where)
 
 
 def exported_retriever(config: Config, shop: Shop, directory: Path) -> Retriever:
@@ -101,13 +97,28 @@ def exported_retriever(config: Config, shop: Shop, directory: Path) -> Retriever
     """
     items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
     retriever = stages.make_towers(config, shop, items, shop.parts.refit)
-    exported = tf.train.Checkpoint(candidates=tf.train.Checkpoint(towers=retriever.towers))
+    _read_weights(directory, tf.train.Checkpoint(candidates=tf.train.Checkpoint(towers=retriever.towers)))
+    return retriever
+
+
+def exported_aligner(config: Config, shop: Shop, directory: Path) -> Optional[Aligner]:
+    """Returns the content tower with the weights that stand in the export, if it has one.
+
+    Raises:
+        ValueError: where the export has not this tower's shape.
+    """
+    aligner = stages.make_aligner(config, shop, stages.features_of(config, shop).vocabulary)
+    if aligner is not None:
+        _read_weights(directory, tf.train.Checkpoint(search=tf.train.Checkpoint(tower=aligner.tower)))
+    return aligner
+
+
+def _read_weights(directory: Path, exported: tf.train.Checkpoint) -> None:
     try:
         status = exported.read(str(directory / "variables" / "variables")).expect_partial()
         status.assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         raise ValueError(f"{directory} holds other towers than the run's settings describe: {error}") from error
-    return retriever
 
 
 def find_version(model: Path, version: Optional[int]) -> Path:

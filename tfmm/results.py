@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
 from tfmm import evaluation, stages
+from tfmm.alignment import Aligner
+from tfmm.asking import Table, ask_tables, best_rows
 from tfmm.config import Config
+from tfmm.content import IMAGE
 from tfmm.evaluation import KS, Baseline, Lists
 from tfmm.report import Card, GalleryRow
 from tfmm.retrieval import Retriever
-from tfmm.stages import Shop
+from tfmm.stages import Catalogue, Shop
 
 OURS = "retrieval+reranker"
 RETRIEVAL = "retrieval"
@@ -42,6 +45,7 @@ def build_report(
     *,
     baselines: Mapping[str, Baseline],
     retriever: Retriever,
+    aligner: Optional[Aligner],
     curves: Mapping[str, Any],
     timings: Mapping[str, float],
     directory: Path,
@@ -80,13 +84,70 @@ def build_report(
         "configuration": config.to_dict(),
         "reproduce": ["python train.py " + " ".join(argv)],
     }
+    if aligner is not None:
+        report["asking"] = asking_tables(config, shop, aligner)
     if dataset.true_utility is not None:
         report["attainable"] = _attainable(shop, entries[OURS]["metrics"])
     return report
 
 
-def _dataset(shop: Shop) -> dict[str, Any]:
+def search_report(
+    config: Config,
+    shop: Catalogue,
+    aligner: Aligner,
+    *,
+    curves: Mapping[str, Any],
+    timings: Mapping[str, float],
+    argv: list[str],
+) -> dict[str, Any]:
+    """Returns `report.json`, as a value, of a catalogue without shoppers."""
+    asking = shop.asking
+    return {
+        "schema_version": 1,
+        "dataset": _dataset(shop),
+        "protocol": {
+            "products trained on": len(asking.train),
+            "products of validation": len(asking.validation),
+            "products of test": len(asking.test),
+            "ranking": "every product that has what the index holds; ties are broken against us",
+            "intervals": "95% percentile bootstrap over queries",
+        },
+        "models": {},
+        "asking": asking_tables(config, shop, aligner),
+        "ablations": {},
+        "curves": dict(curves),
+        "timings": dict(timings),
+        "findings": [dataclasses.asdict(finding) for finding in shop.dataset.findings],
+        "configuration": config.to_dict(),
+        "reproduce": ["python train.py " + " ".join(argv)],
+    }
+
+
+def asking_tables(config: Config, shop: Catalogue, aligner: Aligner) -> Table:
+    """Returns every kind of query x metrics, on products whose content was not trained on."""
+    fields = tuple(config.evaluation.fields.split(",")) if config.evaluation.fields else ()
+    fields = fields or tuple(shop.dataset.items.categorical)[:2]
+    return ask_tables(aligner, shop.dataset, shop.asking, fields=fields)
+
+
+def search_gallery(config: Config, shop: Catalogue, aligner: Aligner, *, shown: int = 8) -> list[GalleryRow]:
+    """Returns some typed queries with the pictures that they find: known queries, or titles of test products."""
+    rng, known = np.random.default_rng(config.seed), shop.dataset.queries
+    if known is not None:
+        chosen = rng.permutation(len(known.texts))[: config.evaluation.gallery]
+        texts, right = known.texts[chosen], [set(known.relevant[row].tolist()) for row in chosen]
+    else:
+        chosen = rng.permutation(shop.asking.test)[: config.evaluation.gallery]
+        texts, right = shop.dataset.items.titles[chosen], [{int(row)} for row in chosen]
+    corpus = aligner.embed_all(only=(IMAGE,) if IMAGE in aligner.modalities else None)
+    best = best_rows(aligner.embed_texts(texts), corpus, k=shown)
+    cards = ((_card(shop, row, hit=int(row) in wanted) for row in rows) for rows, wanted in zip(best, right))
+    return [GalleryRow(f'"{text}"', (), tuple(row)) for text, row in zip(texts, cards)]
+
+
+def _dataset(shop: Catalogue) -> dict[str, Any]:
     dataset, table = shop.dataset, shop.table
+    cold = {"cold items": int(shop.parts.cold_items(len(table)).sum())} if isinstance(shop, Shop) else {}
     present = {f"items with {name}": int(mask.sum()) for name, mask in table.present.items()}
     return {
         "name": dataset.name,
@@ -94,7 +155,7 @@ def _dataset(shop: Shop) -> dict[str, Any]:
         "items": len(dataset.items),
         "users": len(dataset.users),
         "interactions": len(dataset.interactions),
-        "cold items": int(shop.parts.cold_items(len(table)).sum()),
+        **cold,
         **present,
     }
 
@@ -152,6 +213,6 @@ def gallery(config: Config, shop: Shop, lists: Lists, *, shown: int = 8) -> list
     return rows
 
 
-def _card(shop: Shop, row: int, *, hit: bool = False) -> Card:
+def _card(shop: Catalogue, row: int, *, hit: bool = False) -> Card:
     items = shop.dataset.items
     return Card(str(items.ids[row]), str(items.titles[row]), items.images.read(int(row)), hit=hit)

@@ -11,10 +11,13 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from tfmm import closed_form, evaluation, finetuning, pipelines, records, reranking, retrieval, schema
+from tfmm import alignment, closed_form, evaluation, finetuning, pipelines, records, reranking, retrieval, schema
+from tfmm.alignment import Aligner
+from tfmm.asking import AskParts, ask_parts, typed_words
 from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
-from tfmm.encoders.attributes import learn_attributes
+from tfmm.content import ASKABLE, content_of, phrases_of
+from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.evaluation import Baseline
@@ -26,9 +29,10 @@ from tfmm.reading import RawEncoders
 from tfmm.records import ExampleLists, ItemTable, Sequences
 from tfmm.reranking import ListwiseScorer
 from tfmm.retrieval import Retriever
+from tfmm.service import Search
 from tfmm.serving.queries import Query, build_example, build_request
 from tfmm.sources.dataset import Dataset, Interactions
-from tfmm.splits import Queries, Split
+from tfmm.splits import Queries, Split, split
 
 _log = logging.getLogger(__name__)
 _EASE_UP_TO = 12_000
@@ -36,25 +40,36 @@ _TUNED = Path("checkpoints") / "finetune"
 
 
 @dataclasses.dataclass(frozen=True)
-class Shop:
-    """The data as every later stage sees it.
+class Catalogue:
+    """The products as every later stage sees them.
 
     Attributes:
         dataset: as it was read.
         table: the items with their encoded vectors.
         encoders: which made them.
-        parts: who may see what.
-        context: "field=value" of every user.
         records: where the TFRecords stand.
-        reductions: of modalities whose reduction is settled: towers were trained on it.
+        asking: which products search may learn from.
     """
 
     dataset: Dataset
     table: ItemTable
     encoders: RawEncoders
+    records: Path
+    asking: AskParts
+
+
+@dataclasses.dataclass(frozen=True)
+class Shop(Catalogue):
+    """Products and shoppers.
+
+    Attributes:
+        parts: who may see what.
+        context: "field=value" of every user.
+        reductions: of modalities whose reduction is settled: towers were trained on it.
+    """
+
     parts: Split
     context: Ragged
-    records: Path
     reductions: Mapping[str, Reduction] = dataclasses.field(default_factory=dict)
 
     def wire(self, queries: Queries) -> Wire:
@@ -79,6 +94,20 @@ def encode(config: Config, dataset: Dataset, directory: Path) -> tuple[ItemTable
     return table, RawEncoders(image, text)
 
 
+def open_catalogue(config: Config, dataset: Dataset, directory: Path) -> Catalogue:
+    """Returns the products, encoded; records stand in `directory`. What could not be read joins the findings."""
+    table, encoders = encode(config, dataset, directory)
+    dataset = dataclasses.replace(dataset, findings=dataset.findings + records.findings(table, dataset.items))
+    return Catalogue(dataset, table, encoders, directory, ask_parts(dataset, seed=config.seed))
+
+
+def open_shop(config: Config, dataset: Dataset, directory: Path) -> Shop:
+    """Returns the products, encoded, and the shoppers' events, cut into periods."""
+    catalogue = open_catalogue(config, dataset, directory)
+    known = {field.name: getattr(catalogue, field.name) for field in dataclasses.fields(catalogue)}
+    return Shop(**known, parts=split(dataset, config.splits), context=records.context_terms(dataset.users))
+
+
 def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]] = None) -> ItemFeatures:
     """Returns what the towers read; only items with a training event teach vocabularies, and only they have ids."""
     text = config.text if config.text_encoder == "trained" else None
@@ -94,8 +123,12 @@ def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]
 
 
 def _with_events(shop: Shop, events: Interactions) -> np.ndarray:
-    found = np.zeros(len(shop.table), dtype=bool)
-    found[events.item] = True
+    return _mask(events.item, len(shop.table))
+
+
+def _mask(rows: np.ndarray, count: int) -> np.ndarray:
+    found = np.zeros(count, dtype=bool)
+    found[rows] = True
     return found
 
 
@@ -288,7 +321,13 @@ def make_candidates(
     known: Behaviour = behaviour(events, shop.table.launched, item_item=weights, config=config.candidates)
     dataset = shop.dataset
     return Candidates(
-        retriever, items, known, config.candidates, ids=dataset.items.ids, event_types=dataset.event_types
+        retriever,
+        items,
+        known,
+        config.candidates,
+        ids=dataset.items.ids,
+        event_types=dataset.event_types,
+        index=config.index,
     )
 
 
@@ -322,6 +361,70 @@ def train_reranker(
     return scorer, curves
 
 
+def make_aligner(config: Config, shop: Catalogue, vocabulary: AttributeVocabulary) -> Optional[Aligner]:
+    """Returns the content tower, untrained; None where nothing could be asked for, or shall be."""
+    trained = _mask(shop.asking.train, len(shop.table))
+    content = content_of(shop.table, vocabulary=vocabulary, trained=trained, config=config.content)
+    if not config.alignment.epochs or not set(content.modalities) & set(ASKABLE):
+        return None
+    text = shop.encoders.text
+    phrases = phrases_of(
+        shop.table.categorical, num_items=len(shop.table), subwords=content.subwords, encoder=text, seed=config.seed
+    )
+    return Aligner(content, phrases, tower=config.content, config=config.alignment, encoder=text)
+
+
+def align(
+    config: Config, shop: Catalogue, vocabulary: AttributeVocabulary, *, directory: Path
+) -> tuple[Optional[Aligner], dict[str, list[float]]]:
+    """Returns the content tower, trained, if there is one, and its curves."""
+    aligner = make_aligner(config, shop, vocabulary)
+    if aligner is None:
+        return None, {}
+    curves = alignment.fit(
+        aligner,
+        shop.asking.train,
+        validation=shop.asking.validation,
+        seed=config.seed,
+        directory=directory / "checkpoints" / "alignment",
+        logs=directory / "tensorboard" / "alignment",
+    )
+    return aligner, curves
+
+
+def make_search(aligner: Aligner, *, history_weight: float = 1.0) -> Search:
+    """Returns search in the content of the whole catalogue."""
+    return Search(
+        aligner.tower,
+        aligner.content,
+        aligner.embed_all(),
+        temperature=aligner.config.temperature,
+        history_weight=history_weight,
+    )
+
+
+_HISTORY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
+
+
+def choose_history_weight(shop: Shop, aligner: Aligner, retriever: Retriever, *, most: int = 1000) -> float:
+    """Returns how much a shopper's taste counts beside what was typed: what is best on validation.
+
+    The shopper of each query types two words for the first of the targets; NDCG@10 of all targets decides.
+    """
+    chosen = np.random.default_rng(0).permutation(len(shop.parts.validation))[:most]
+    queries = shop.parts.validation.take(np.sort(chosen))
+    texts = typed_words(aligner.phrases_of_items, queries)
+    corpus = aligner.embed_all()
+    asked = aligner.embed_texts(texts) @ corpus.T / aligner.config.temperature
+    taste = np.concatenate([scores for _, scores in retrieval.score_queries(retriever, queries, shop.context)])
+    taste = taste / retriever.config.temperature
+
+    def quality(weight: float) -> float:
+        return evaluation.mean_ndcg(evaluation.lists_of_scores(asked + weight * taste, queries.history), queries)
+
+    return max(_HISTORY_WEIGHTS, key=quality)
+
+
 def baselines(shop: Shop) -> dict[str, Baseline]:
     """Returns every baseline at the settings that validation chose."""
     return evaluation.fit_baselines(
@@ -334,15 +437,18 @@ def set_seed(seed: int) -> None:
     tf.keras.utils.set_random_seed(seed)
 
 
-def warmup_requests(shop: Shop) -> dict[str, dict[str, np.ndarray]]:
-    """Returns one request for each signature: two test queries, a typed one, and an item."""
-    ids, queries = shop.dataset.items.ids, shop.parts.test.take(np.arange(min(2, len(shop.parts.test))))
-    wire = shop.wire(queries)
+def warmup_requests(shop: Catalogue) -> dict[str, dict[str, np.ndarray]]:
+    """Returns one request for each signature: two histories, a typed query where one can be, and an item."""
+    ids = shop.dataset.items.ids
+    if isinstance(shop, Shop):
+        wire = shop.wire(shop.parts.test.take(np.arange(min(2, len(shop.parts.test)))))
+    else:
+        wire = {schema.HISTORY: Ragged.from_rows([[ids[0]], [ids[-1]]], object), schema.QUERY_TIME: np.zeros(2, int)}
     asked = [Query(history=[str(item) for item in history]) for history in wire[schema.HISTORY]]
     dense, typed = build_request(asked), build_request([Query(text="a")])
     lists = ExampleLists(
-        items=Ragged.from_rows([ids[:5].tolist()] * len(queries), object),
-        labels=np.zeros(min(5, len(ids)) * len(queries), np.float32),
+        items=Ragged.from_rows([ids[:5].tolist()] * len(asked), object),
+        labels=np.zeros(min(5, len(ids)) * len(asked), np.float32),
         query=wire,
     )
     text = np.array([str(shop.table.titles[0])], dtype=object)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
@@ -13,22 +12,22 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from rich.logging import RichHandler
 
 from tfmm import results, sources, stages
 from tfmm.config import Config, parse
-from tfmm.export import Service, export
+from tfmm.encoders.attributes import learn_attributes
+from tfmm.export import export
 from tfmm.progress import console
-from tfmm.records import context_terms, findings
-from tfmm.report import write_report
+from tfmm.report import GalleryRow, write_report
 from tfmm.report.terminal import headline
+from tfmm.service import ContentService, Service, Storefront
 from tfmm.serving.catalogue import write_catalogue
 from tfmm.serving.models_config import write_models_config
 from tfmm.serving.warmup import write_warmup
-from tfmm.splits import split
-from tfmm.stages import Shop
+from tfmm.stages import Catalogue
 
 _log = logging.getLogger(__name__)
 MODEL = "tfmm"
@@ -60,12 +59,11 @@ def run(config: Config, *, argv: list[str]) -> Path:
     _start(config, directory, fingerprint=mark)
     with clock("encode"):
         where = config.records / f"{dataset.name}-{mark[:8]}"
-        table, encoders = stages.encode(config, dataset, where)
-        dataset = dataclasses.replace(dataset, findings=dataset.findings + findings(table, dataset.items))
-    for finding in dataset.findings:
-        _log.warning("%s", finding)
-    parts = split(dataset, config.splits)
-    shop = Shop(dataset, table, encoders, parts, context_terms(dataset.users), where)
+        if not len(dataset.interactions):
+            return _search_only(config, stages.open_catalogue(config, dataset, where), clock, directory, argv)
+        shop = stages.open_shop(config, dataset, where)
+    _show_findings(shop)
+    parts, table = shop.parts, shop.table
 
     with clock("baselines"):
         baselines = stages.baselines(shop)
@@ -85,10 +83,13 @@ def run(config: Config, *, argv: list[str]) -> Path:
         retriever = stages.refit_towers(config, shop, early, items, directory=directory)
         weights = stages.item_item(config, shop, parts.refit, baselines["ease"])
         candidates = stages.make_candidates(config, shop, retriever, items, parts.refit, weights)
+    with clock("align"):
+        aligner, align_curves = stages.align(config, shop, items.vocabulary, directory=directory)
+        weight = stages.choose_history_weight(shop, aligner, retriever) if aligner else 1.0
+        search = stages.make_search(aligner, history_weight=weight) if aligner else None
     with clock("export"):
-        service = Service(candidates, scorer, items, encoders)
-        version = export(service, config.saved_models / MODEL, beside=lambda path: _beside(path, shop))
-        write_models_config(config.saved_models)
+        service = Service(candidates, scorer, items, shop.encoders, search=search)
+        version = _export(config, service, shop)
     with clock("evaluate"):
         systems = results.recommend_all(config, shop, version, baselines)
         report = results.build_report(
@@ -97,17 +98,57 @@ def run(config: Config, *, argv: list[str]) -> Path:
             systems,
             baselines=baselines,
             retriever=retriever,
-            curves={"retrieval": curves, "finetuning": tuning, "reranking": rerank_curves},
+            aligner=aligner,
+            curves={
+                "retrieval": curves,
+                "finetuning": tuning,
+                "reranking": rerank_curves,
+                "alignment": align_curves,
+            },
             timings=clock.seconds,
             directory=directory,
             argv=argv,
         )
-    gallery = results.gallery(config, shop, systems[results.OURS])
+    return _finish(report, directory, version, gallery=results.gallery(config, shop, systems[results.OURS]))
+
+
+def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path, argv: list[str]) -> Path:
+    """Returns the exported version of a catalogue that nobody has shopped in yet: it is searched by its content."""
+    _show_findings(shop)
+    with clock("align"):
+        vocabulary = learn_attributes(shop.table.categorical, shop.table.numeric, rows=shop.asking.train)
+        aligner, curves = stages.align(config, shop, vocabulary, directory=directory)
+        if aligner is None:
+            raise ValueError("Expected interactions, or texts or pictures to search in, got neither; give some.")
+    with clock("export"):
+        search = stages.make_search(aligner)
+        service = ContentService(search, aligner.content, shop.encoders, ids=shop.dataset.items.ids)
+        version = _export(config, service, shop)
+    with clock("evaluate"):
+        report = results.search_report(
+            config, shop, aligner, curves={"alignment": curves}, timings=clock.seconds, argv=argv
+        )
+    return _finish(report, directory, version, gallery=results.search_gallery(config, shop, aligner))
+
+
+def _export(config: Config, service: Storefront, shop: Catalogue) -> Path:
+    version = export(service, config.saved_models / MODEL, beside=lambda path: _beside(path, shop))
+    write_models_config(config.saved_models)
+    return version
+
+
+def _finish(report: dict[str, Any], directory: Path, version: Path, *, gallery: list[GalleryRow]) -> Path:
+    """Returns the version, after the report is written and its headline and all paths are shown."""
     paths = write_report(report, directory, gallery=gallery)
     headline(report, console)
     for name, path in (("model", version), ("report", paths[1]), ("numbers", paths[0])):
         console.print(f"{name:<8} {path}", highlight=False, soft_wrap=True)
     return version
+
+
+def _show_findings(shop: Catalogue) -> None:
+    for finding in shop.dataset.findings:
+        _log.warning("%s", finding)
 
 
 def _start(config: Config, directory: Path, *, fingerprint: str) -> None:
@@ -136,7 +177,7 @@ def _start(config: Config, directory: Path, *, fingerprint: str) -> None:
     os.replace(partial, path)
 
 
-def _beside(path: Path, shop: Shop) -> None:
+def _beside(path: Path, shop: Catalogue) -> None:
     """Writes into a version what a server and a person need beside the graph: warm-up requests and a catalogue."""
     items = shop.dataset.items
     pictures = (items.images.read(row) for row in range(len(items)))

@@ -12,9 +12,9 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 REQUIRED = ("schema_version", "dataset", "protocol", "models", "ablations", "timings")
-OPTIONAL = ("comparisons", "attainable", "curves", "findings", "configuration", "reproduce", "by_k")
+OPTIONAL = ("comparisons", "attainable", "curves", "findings", "configuration", "reproduce", "by_k", "asking")
 MODELS = ("popularity", "item_knn", "ease", "retrieval", "retrieval+reranker")
-"""What every report compares, in the order of its table."""
+"""What every report on shoppers compares, in the order of its table; one on a catalogue without any has no models."""
 
 _log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _check_keys(report: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(key, REQUIRED + OPTIONAL, n=1)
             _log.warning("report key %r is kept, but no part of the page shows it%s", key, _perhaps(near))
     missing = [name for name in MODELS if name not in report["models"]]
-    if missing:
+    if missing and (report["models"] or not report.get("asking")):
         raise ValueError(
             f"Expected the models {', '.join(MODELS)} in a report, missing: {', '.join(missing)} "
             f"(there are: {', '.join(report['models']) or 'none'})."
@@ -125,6 +125,8 @@ def _statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for model, metrics in report.get("by_k", {}).items():
         for metric, by_k in metrics.items():
             yield from _under(by_k, f"by_k[{model!r}][{metric!r}]")
+    for kind, metrics in report.get("asking", {}).items():
+        yield from _under(metrics, f"asking[{kind!r}]")
     attainable = {name: value for name, value in report.get("attainable", {}).items() if name != "share"}
     yield from _under(attainable, "attainable")
 

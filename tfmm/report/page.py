@@ -45,6 +45,7 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
         by_k=_by_k_plots(report.get("by_k", {})),
         slices=_slice_plots(models),
         slice_table=_slice_table(models),
+        asking=_asking_table(report.get("asking", {})),
         ablations=_ablation_plots(report["ablations"]),
         curves=[
             Markup(plots.curves(series, stage=name)) for name, series in report.get("curves", {}).items() if series
@@ -89,7 +90,7 @@ def headline(report: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, 
 
 def key_figures(report: Mapping[str, Any]) -> list[dict[str, str]]:
     """Returns the few numbers that somebody in a hurry reads."""
-    ours = report["models"][OURS]["metrics"].get(_PRIMARY)
+    ours = report["models"].get(OURS, {}).get("metrics", {}).get(_PRIMARY)
     if ours is None:
         return []
     places = text.decimals([ours["mean"]])
@@ -193,6 +194,21 @@ def _slice_table(models: Mapping[str, Any]) -> dict[str, Any]:
         cells = [_cell(parts.get(name), places, max(means)) for parts in found.values()]
         rows.append({"name": name, "ours": False, "ceiling": False, "cells": cells})
     return {"columns": list(found), "rows": rows}
+
+
+def _asking_table(asking: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one row a kind of query; kinds are no rivals, so that no cell is the best."""
+    metrics = sorted({name for found in asking.values() for name in found}, key=_place)
+    rows = [
+        {
+            "name": kind,
+            "ours": False,
+            "ceiling": False,
+            "cells": [_cell(found.get(metric), 3, None) for metric in metrics],
+        }
+        for kind, found in asking.items()
+    ]
+    return {"columns": metrics, "rows": rows}
 
 
 def _ablation_plots(ablations: Mapping[str, Any]) -> list[tuple[str, Markup]]:

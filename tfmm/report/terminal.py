@@ -13,6 +13,26 @@ _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "diversity@10")
 
 def headline(report: Mapping[str, Any], console: Console) -> None:
     """Prints every system with its metrics, the best in bold, what is attainable, and what was compared."""
+    if report["models"]:
+        _show_models(report, console)
+    if report.get("asking"):
+        _show_asking(report["asking"], console)
+
+
+def _show_asking(asking: Mapping[str, Any], console: Console) -> None:
+    """Prints one row a kind of query."""
+    metrics = list(dict.fromkeys(name for found in asking.values() for name in found))
+    table = Table(title="typed, shown or said, where what gives the answer away is hidden")
+    table.add_column("query -> index", no_wrap=True)
+    for name in (*metrics, "queries"):
+        table.add_column(name, justify="right")
+    for kind, found in asking.items():
+        cells = (_cell(found[name]) if name in found else "" for name in metrics)
+        table.add_row(kind, *cells, str(next(iter(found.values()))["n"]))
+    console.print(table)
+
+
+def _show_models(report: Mapping[str, Any], console: Console) -> None:
     protocol = report["protocol"]
     table = Table(
         title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked"
