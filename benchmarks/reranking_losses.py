@@ -97,11 +97,11 @@ def prepare(config: Config, scratch: Path) -> Before:
     towers, _ = stages.train_towers(config, shop, items, directory=scratch)
     if config.finetune.blocks:
         shop, items, towers, _ = stages.finetune(config, shop, items, towers, directory=scratch)
-    weights = stages.item_item(config, shop, shop.parts.train, baselines["ease"])
+    weights = stages.item_item(config, shop, shop.parts.train, baselines)
     early = stages.make_candidates(config, shop, towers, items, shop.parts.train, weights)
     items = items.with_ids(~shop.parts.cold_items(len(shop.table)))
     retriever = stages.refit_towers(config, shop, towers, items, directory=scratch)
-    weights = stages.item_item(config, shop, shop.parts.refit, baselines["ease"])
+    weights = stages.item_item(config, shop, shop.parts.refit, baselines)
     served = stages.make_candidates(config, shop, retriever, items, shop.parts.refit, weights)
     return Before(config, shop, early, served, retriever, scratch)
 

@@ -98,7 +98,7 @@ def dataset() -> Dataset:
 CONFIG = Config(
     towers=TowerConfig(dim=16, max_length=8, encoder="attention", id_dropout=0.2),
     retrieval=RetrievalConfig(epochs=4, batch_size=32, learning_rate=1e-2),
-    candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20),
+    candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20, decay=0.8),
     reranking=RerankingConfig(epochs=2, width=16, batch_size=16),
     text_encoder="trained",
     text=TextConfig(vocabulary_size=100, max_length=8),
@@ -147,7 +147,7 @@ def candidates() -> Candidates:
     """Returns candidate generation over the trained towers."""
     baselines = stages.baselines(shop())
     events = shop().parts.train
-    weights = stages.item_item(CONFIG, shop(), events, baselines["ease"])
+    weights = stages.item_item(CONFIG, shop(), events, baselines)
     return stages.make_candidates(CONFIG, shop(), retriever(), features(), events, weights)
 
 

@@ -173,8 +173,11 @@ def test_what_is_measured_of_a_scorer_is_what_the_service_recommends() -> None:
     assert lists.rows.shape == (len(shop.parts.test), evaluation.LIST_SIZE) and (lists.rows[:, size:] == -1).all()
 
 
-def test_an_untrained_scorer_measures_as_retrieval_alone(before: Any) -> None:
-    untrained = {("softmax_loss", 0): (ListwiseScorer(shops.CONFIG.reranking), 0)}
+def test_a_scorer_that_trusts_retrieval_alone_measures_as_retrieval_alone(before: Any) -> None:
+    scorer = ListwiseScorer(shops.CONFIG.reranking)
+    scorer.build(None)
+    scorer.trust.assign([1.0, 0.0])
+    untrained = {("softmax_loss", 0): (scorer, 0)}
     module = bench("reranking_losses")
     found = module.outcomes(before, untrained)
     for part in ("validation", "test"):

@@ -70,7 +70,7 @@ def naive_pool(query: Query, vector: np.ndarray) -> list[int]:
     free = [row for row in range(shops.ITEMS) if f"i{row}" not in banned]
     cosine = candidates.corpus.numpy() @ vector
     near = sorted(free, key=lambda row: -cosine[row])[: config.retrieved]
-    scores = naive_co_visits(rows_of(query.history)[-8:])
+    scores = naive_co_visits(rows_of(query.history))
     further = sorted((row for row in free if row not in near and scores[row] > 0), key=lambda row: -scores[row])
     return near + further[: config.co_visited]
 
@@ -139,6 +139,7 @@ def naive_features(query: Query) -> dict[str, np.ndarray]:
     history = rows_of(query.history)[-shops.CONFIG.towers.max_length :]
     weights = [DECAY**age for age in reversed(range(len(history)))]
     near = candidates.corpus.numpy()[LIST] @ encode([query])["vector"].numpy()[0] / shops.CONFIG.retrieval.temperature
+    told = naive_co_visits(rows_of(query.history))[LIST]
     launched = shops.dataset().items.launched[LIST]
     days = np.maximum(query.time - launched, 0) / 86_400
     price = np.log1p(shops.dataset().items.numeric["price"])
@@ -147,8 +148,9 @@ def naive_features(query: Query) -> dict[str, np.ndarray]:
     age = (events.time.max() - events.time) / 86_400 / shops.CONFIG.candidates.half_life_days
     expected = {
         "retrieval": near,
+        "co_visited_in_list": (told - told.mean()) / (told.std() or 1.0),
         "retrieval_in_list": (near - near.mean()) / near.std(),
-        "co_visited": naive_co_visits(history)[LIST],
+        "co_visited": told,
         "co_visited_last": naive_co_visits(history, newest=1)[LIST],
         "age_of_launch": np.where((launched > 0) & (query.time > 0), np.log1p(days), 0.0),
         "history_length": np.full(len(LIST), np.log1p(len(history))),
@@ -181,7 +183,7 @@ def test_a_candidates_features_do_not_depend_on_the_others_but_for_its_place_amo
     whole = features_of(QUERIES[0], LIST)
     for place, row in enumerate(LIST):
         for name, values in features_of(QUERIES[0], [row]).items():
-            if name != "retrieval_in_list":
+            if not name.endswith("_in_list"):
                 np.testing.assert_allclose(values[0], whole[name][place], rtol=1e-4, atol=1e-5, err_msg=name)
 
 

@@ -405,3 +405,31 @@ def test_every_spoken_query_has_the_samples_that_pythons_wave_counts(name: str) 
             counts.append(reader.getnframes())
     lengths = [length for start in range(0, len(rows), 50) for length in decoded(*contents[start : start + 50])[1]]
     assert len(lengths) >= 125 and lengths == counts
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_six_voices_teach_it_to_understand_a_seventh() -> None:
+    home, train = spoken("train.csv")
+    _, unseen = spoken("validation.csv")
+    tf.keras.utils.set_random_seed(0)
+    config = SoundConfig(max_seconds=3)
+    kinds, kind_of = np.unique([row["articleType"] for row in [*train, *unseen]], return_inverse=True)
+    features, mask = keep_log_mel([(home / row["path"]).read_bytes() for row in [*train, *unseen]], config)
+    model = Classifier(config, len(kinds))
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(tf.keras.optimizers.Adam(2e-3, clipnorm=1.0), loss, metrics=["accuracy"])
+    seen = slice(len(train))
+    model.fit((features[seen], mask[seen]), kind_of[seen], batch_size=32, epochs=20, verbose=0)
+    known = model.evaluate((features[len(train) :], mask[len(train) :]), kind_of[len(train) :], verbose=0)[1]
+    assert known > 0.8  # chance is .1, the commonest type
+
+
+class Classifier(tf.keras.Model):
+    def __init__(self, config: SoundConfig, classes: int) -> None:
+        super().__init__()
+        self._encoder = SoundEncoder(config, dim=64)
+        self._classes = tf.keras.layers.Dense(classes)
+
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool | None = None) -> tf.Tensor:
+        return self._classes(tf.nn.relu(self._encoder(inputs, training=training)[0]))

@@ -22,6 +22,7 @@ from tfmm import finetuning, retrieval, stages
 from tfmm.config import Config, parse
 from tfmm.encoders.efficientnet import block_names
 from tfmm.encoders.image import ImageConfig, ImageEncoder
+from tfmm.evaluation import Baseline
 from tfmm.features import ID
 from tfmm.finetuning import FinetuneConfig, Lessons
 from tfmm.reranking import ListwiseScorer
@@ -316,7 +317,8 @@ def test_a_run_that_goes_on_or_is_measured_again_does_not_tune_twice(tuned, monk
 def test_the_export_sees_pictures_as_the_tuned_network_does(tuned):
     _, shop, items, retriever, _ = tuned
     events = shop.parts.train
-    associations = stages.item_item(dataclasses.replace(CONFIG, item_item="item_knn"), shop, events, None)
+    chosen = {"item_knn": Baseline("item_knn", {"shrink": 10.0, "decay": 0.8})}
+    associations = stages.item_item(dataclasses.replace(CONFIG, item_item="item_knn"), shop, events, chosen)
     candidates = stages.make_candidates(CONFIG, shop, retriever, items, events, associations)
     service = Service(candidates, ListwiseScorer(CONFIG.reranking), items, shop.encoders)
     contents = [shop.dataset.items.images.read(row) for row in (0, 1, 2, 3, 8)]

@@ -284,3 +284,11 @@ def test_the_command_reads_a_file_as_a_shops_and_writes_the_next_version(model_d
     assert cli.main(["index", "--saved_models", str(models), "--remove", "w1"]) == 2
     assert "'w1'" in capsys.readouterr().err
     assert sorted(path.name for path in (models / "tfmm").iterdir()) == ["1", "2", "3"]
+
+
+def test_clusters_hold_the_items_that_there_are():
+    vectors = np.eye(4, dtype=np.float32)[[0, 1, 1, 2, 3, 3]]
+    old = {"ids": np.array([b"a", b"b", b"c", b"d", b"e", b"f"], object), "corpus": vectors, "centroids": np.eye(4)}
+    columns = reindexing._indexed({**old, "members": np.zeros((4, 9), np.int32)})
+    assert columns["members"].tolist() == [[0, -1], [1, 2], [3, -1], [4, 5]]
+    assert sorted(columns["places"].tolist()) == list(range(6))

@@ -50,10 +50,12 @@ def randomised() -> ListwiseScorer:
     return scorer
 
 
-def test_untrained_it_keeps_the_order_of_retrieval():
+def test_untrained_it_adds_up_what_both_stages_say():
     features = example_lists()
     scores = ListwiseScorer(CONFIG)(features).numpy()
-    np.testing.assert_array_equal(np.argsort(scores, axis=1), np.argsort(features["example"][..., 0], axis=1))
+    np.testing.assert_array_equal(
+        np.argsort(scores, axis=1), np.argsort(features["example"][..., :2].sum(axis=-1), axis=1)
+    )
 
 
 def test_what_stands_in_padding_never_changes_the_other_scores():

@@ -48,14 +48,15 @@ class CandidatesConfig:
         retrieved: the nearest in the towers' space.
         co_visited: further ones by closed-form item-item weights, which see what a vector of a few numbers cannot.
         neighbours: item-item weights that are kept of each item.
-        decay: how much less each older item of the history counts in item-item scores and in similarities.
+        decay: how much less each older item of the history counts in item-item scores and in similarities; None = as
+            validation chose it for the closed form.
         half_life_days: of recent popularity.
     """
 
     retrieved: int = 100
     co_visited: int = 50
-    neighbours: int = 100
-    decay: float = 0.8
+    neighbours: int = 200
+    decay: Optional[float] = None
     half_life_days: float = 14.0
 
 
@@ -149,7 +150,8 @@ class Candidates(tf.Module):
         modalities = [name for name in retriever.towers.candidate.modalities if name != ID]
         self._modal_columns = [retriever.towers.candidate.modalities.index(name) for name in modalities]
         self.feature_names = (
-            *("retrieval", "retrieval_in_list", "co_visited", "co_visited_last", "age_of_launch", "history_length"),
+            *("retrieval", "co_visited_in_list", "retrieval_in_list", "co_visited", "co_visited_last"),
+            *("age_of_launch", "history_length"),
             *(f"{name}_like_history" for name in modalities),
             *(f"{name}_like_last" for name in modalities),
             *("popularity", "recent_popularity"),
@@ -209,7 +211,7 @@ class Candidates(tf.Module):
     def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
         _, near = self.retrieve(query, k=self.config.retrieved, allowed=allowed)
-        co_visited = self._forbid(self._co_visits(query["rows"], self._importance(query["rows"])), query, allowed)
+        co_visited = self._forbid(self._co_visits(query["seen"], self._importance(query["seen"])), query, allowed)
         _, further = top_k(forbid(tf.where(co_visited > 0, co_visited, NEVER), near), self.config.co_visited)
         return tf.concat([near, further], axis=1)
 
@@ -228,11 +230,14 @@ class Candidates(tf.Module):
         item = tf.gather(self.corpus, safe)
         near = tf.einsum("bd,bcd->bc", query["vector"], item) / self.temperature
         history, importance = query["rows"], self._importance(query["rows"])
-        newest = tf.cast(importance == 1.0, tf.float32)
+        newest = self._newest(history)
+        co_visited = self._co_visits(query["seen"], self._importance(query["seen"]))
+        co_visited = tf.gather(co_visited, safe, batch_dims=1)
         columns = [
             near,
+            _standardised(co_visited, mask),
             _standardised(near, mask),
-            tf.gather(self._co_visits(history, importance), safe, batch_dims=1),
+            co_visited,
             tf.gather(self._co_visits(history, newest), safe, batch_dims=1),
             self._age(query, safe),
             tf.broadcast_to(tf.math.log1p(_count(history >= 0, tf.float32))[:, tf.newaxis], tf.shape(near)),
@@ -248,9 +253,12 @@ class Candidates(tf.Module):
         return scores if allowed is None else tf.where(allowed, scores, NEVER)
 
     def _importance(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns `[batch, length]`: decay**age, 1 for the newest item, 0 for padding."""
-        age = _count(rows >= 0)[:, tf.newaxis] - 1 - tf.range(tf.shape(rows)[1])
-        return tf.where(rows >= 0, self.config.decay ** tf.cast(tf.maximum(age, 0), tf.float32), 0.0)
+        """Returns `[batch, length]`: decay**age, 1 for the newest known item, 0 for what is not known."""
+        return tf.where(rows >= 0, self.config.decay ** tf.cast(_age(rows), tf.float32), 0.0)
+
+    def _newest(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, length]`: 1 for the newest known item, 0 elsewhere."""
+        return tf.cast((rows >= 0) & (_age(rows) == 0), tf.float32)
 
     def _co_visits(self, rows: tf.Tensor, importance: tf.Tensor) -> tf.Tensor:
         neighbours, weights = self.neighbours
@@ -339,6 +347,11 @@ def example_lists(
 def _count(mask: tf.Tensor, dtype: tf.DType = tf.int32) -> tf.Tensor:
     """Returns `[batch]`: how many are True in each row."""
     return tf.reduce_sum(tf.cast(mask, dtype), axis=-1)
+
+
+def _age(rows: tf.Tensor) -> tf.Tensor:
+    """Returns int32 `[batch, length]`: how many known items came after each place."""
+    return tf.cumsum(tf.cast(rows >= 0, tf.int32), axis=1, exclusive=True, reverse=True)
 
 
 def _standardised(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

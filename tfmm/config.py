@@ -31,7 +31,7 @@ class Config:
     """A run.
 
     Attributes:
-        source: where the data comes from: demo, folder or movielens.
+        source: where the data comes from: demo, folder, movielens, fashion, tiktok or amazon.
         data_dir: folder of the source's files.
         subset: which set, where a folder or a public source holds several.
         size: "tiny" ends within a minute (a smoke run), "small" is the default, "full" takes its time.
@@ -133,7 +133,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "retrieval.patience": 5,
                 "reranking.epochs": 20,
                 "reranking.patience": 4,
-                "refit_epochs": 2,
+                "refit_epochs": 4,
             }
         )
     if source == "amazon":
@@ -148,6 +148,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "retrieval.epochs": 4,
                 "reranking.epochs": 3,
                 "refit_epochs": 1,
+                "alignment.epochs": 4,
                 "candidates.retrieved": 40,
                 "candidates.co_visited": 20,
             }

@@ -51,8 +51,8 @@ class RerankingConfig:
 class ListwiseScorer(tf.keras.Model):
     """Scores `[batch, list_size]` of a list whose members see one another (Pang et al. 2020, SetRank).
 
-    The retrieval score is a term of the outcome from the start, and the rest starts at zero: untrained, the scorer
-    keeps the order in which the towers retrieved.
+    The first two features, the retrieval score and what item-item weights say, are terms of the outcome from the
+    start, and the rest starts at zero: untrained, the scorer adds up a learned model and a closed form, which mix well.
     """
 
     def __init__(self, config: RerankingConfig) -> None:
@@ -70,7 +70,7 @@ class ListwiseScorer(tf.keras.Model):
         return dataclasses.asdict(self._config)
 
     def build(self, shape: object) -> None:
-        self.trust = self.add_weight(name="trust", shape=[], initializer="ones")
+        self.trust = self.add_weight(name="trust", shape=[2], initializer="ones")
         super().build(shape)
 
     def call(self, features: Tensors, training: bool = False) -> tf.Tensor:
@@ -81,7 +81,7 @@ class ListwiseScorer(tf.keras.Model):
         x = self.enter(self.drop(tf.concat([numbers, match], axis=-1), training=training))
         for block in self.blocks:
             x = block(x, mask, training=training)
-        return self.trust * example[..., 0] + tf.squeeze(self.leave(x), axis=-1)
+        return tf.linalg.matvec(example[..., :2], self.trust) + tf.squeeze(self.leave(x), axis=-1)
 
 
 class _ListBlock(tf.keras.layers.Layer):
@@ -130,7 +130,7 @@ def fit(
 ) -> dict[str, list[float]]:
     """Returns the training curves, after `scorer` holds the weights of its best validation epoch.
 
-    Epoch 0 is the retrieval order itself, so that a scorer which never beats it stays it.
+    Epoch 0 is the sum of the two stages, so that a scorer which never beats it stays it.
 
     Args:
         scorer: trained in place.

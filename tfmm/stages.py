@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -303,32 +303,40 @@ def _sequences(shop: Shop, events: Interactions) -> Sequences:
     return Sequences(user_ids=users.ids[active], context=shop.context.take(active), **taken)
 
 
-def item_item(config: Config, shop: Shop, events: Interactions, ease: Baseline) -> Any:
-    """Returns item-item weights from the events: EASE at the settings that validation chose, or item_knn."""
+class ItemItem(NamedTuple):
+    """Item-item weights, and how much less each older item of a history counts."""
+
+    weights: Any
+    decay: float
+
+
+def item_item(config: Config, shop: Shop, events: Interactions, baselines: Mapping[str, Baseline]) -> ItemItem:
+    """Returns item-item weights from the events: EASE or item_knn, at the settings that validation chose."""
     num_items = len(shop.table)
     matrix = closed_form.interaction_matrix(
         events.user, events.item, num_users=len(shop.dataset.users), num_items=num_items
     )
     if config.item_item == "item_knn" or (config.item_item == "auto" and num_items > _EASE_UP_TO):
-        return closed_form.item_knn(matrix, neighbours=config.candidates.neighbours, shrink=10.0)
-    return closed_form.ease(matrix, l2=float(ease.settings["l2"]), dtype=np.float32)  # type: ignore[arg-type]
+        chosen = baselines["item_knn"].settings
+        neighbours = config.candidates.neighbours
+        weights = closed_form.item_knn(matrix, neighbours=neighbours, shrink=float(chosen["shrink"]))  # type: ignore[arg-type]
+    else:
+        chosen = baselines["ease"].settings
+        weights = closed_form.ease(matrix, l2=float(chosen["l2"]), dtype=np.float32)  # type: ignore[arg-type]
+    return ItemItem(weights, float(chosen["decay"]))  # type: ignore[arg-type]
 
 
 def make_candidates(
-    config: Config, shop: Shop, retriever: Retriever, items: ItemFeatures, events: Interactions, weights: Any
+    config: Config, shop: Shop, retriever: Retriever, items: ItemFeatures, events: Interactions, known: ItemItem
 ) -> Candidates:
     """Returns candidate generation with what `events` say of the items."""
-    known: Behaviour = behaviour(events, shop.table.launched, item_item=weights, config=config.candidates)
+    settings = config.candidates
+    if settings.decay is None:
+        settings = dataclasses.replace(settings, decay=known.decay)
+    said: Behaviour = behaviour(events, shop.table.launched, item_item=known.weights, config=settings)
     dataset = shop.dataset
-    return Candidates(
-        retriever,
-        items,
-        known,
-        config.candidates,
-        ids=dataset.items.ids,
-        event_types=dataset.event_types,
-        index=config.index,
-    )
+    ids, types = dataset.items.ids, dataset.event_types
+    return Candidates(retriever, items, said, settings, ids=ids, event_types=types, index=config.index)
 
 
 def train_reranker(

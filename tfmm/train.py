@@ -75,13 +75,13 @@ def run(config: Config, *, argv: list[str]) -> Path:
         with clock("finetune"):
             shop, items, early, tuning = stages.finetune(config, shop, items, early, directory=directory)
     with clock("train reranker"):
-        weights = stages.item_item(config, shop, parts.train, baselines["ease"])
+        weights = stages.item_item(config, shop, parts.train, baselines)
         candidates = stages.make_candidates(config, shop, early, items, parts.train, weights)
         scorer, rerank_curves = stages.train_reranker(config, shop, candidates, directory=directory)
     with clock("refit retriever"):
         items = items.with_ids(~parts.cold_items(len(table)))
         retriever = stages.refit_towers(config, shop, early, items, directory=directory)
-        weights = stages.item_item(config, shop, parts.refit, baselines["ease"])
+        weights = stages.item_item(config, shop, parts.refit, baselines)
         candidates = stages.make_candidates(config, shop, retriever, items, parts.refit, weights)
     with clock("align"):
         aligner, align_curves = stages.align(config, shop, items.vocabulary, directory=directory)

@@ -53,11 +53,11 @@ class SoundConfig:
     width: int = 96
     layers: int = 1
     dropout: float = 0.1
-    tempo: float = 0.2
-    pitch: float = 0.15
-    noise: float = 0.2
-    blank_bands: int = 8
-    blank_frames: int = 12
+    tempo: float = 0.1
+    pitch: float = 0.1
+    noise: float = 0.1
+    blank_bands: int = 6
+    blank_frames: int = 8
 
     def __post_init__(self) -> None:
         if self.kind not in _NETWORKS:
