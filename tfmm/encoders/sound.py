@@ -33,9 +33,9 @@ _LOG = logging.getLogger(__name__)
 class SoundConfig:
     """Which trainable network hears the sounds, and how training varies them.
 
-    Variations pay where the voices that ask are unlike those that taught: of spoken queries in four new voices, taught by
-    three, type and colour were both right in .862 without them, .902 with these, .864 with twice as much (500 clips, one
-    seed). Six voices teach a similar seventh as well without.
+    Variations pay where the voices that ask are unlike those that taught: of spoken queries in four new voices, taught
+    by three, type and colour were both right in .862 without them, .902 with these, .864 with up to twice as much (500
+    clips, one seed). Six voices teach a similar seventh at least as well without.
 
     Attributes:
         kind: "lstm" (convolutions, then both directions of an LSTM) or "transformer" (convolutions, then attention).
