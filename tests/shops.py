@@ -16,8 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm import stages
+from tfmm.alignment import Aligner, AlignmentConfig
 from tfmm.candidates import Candidates, CandidatesConfig
 from tfmm.config import Config
+from tfmm.content import ContentConfig
 from tfmm.encoders.text import TextConfig
 from tfmm.export import export
 from tfmm.features import ItemFeatures
@@ -100,6 +102,8 @@ CONFIG = Config(
     retrieval=RetrievalConfig(epochs=4, batch_size=32, learning_rate=1e-2),
     candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20, decay=0.8),
     reranking=RerankingConfig(epochs=2, width=16, batch_size=16),
+    content=ContentConfig(dim=16, width=32, dropout=0.0, subwords=100, subword_width=16),
+    alignment=AlignmentConfig(epochs=12, patience=12, batch_size=24, learning_rate=1e-2, temperature=0.2),
     text_encoder="trained",
     text=TextConfig(vocabulary_size=100, max_length=8),
 )
@@ -173,9 +177,19 @@ def scorer() -> ListwiseScorer:
 
 
 @functools.cache
+def aligner() -> Aligner:
+    """Returns a trained content tower."""
+    stages.set_seed(0)
+    found, _ = stages.align(CONFIG, shop(), features().vocabulary, directory=shop().records / "aligned")
+    assert found is not None
+    return found
+
+
+@functools.cache
 def service() -> Service:
     """Returns everything that answers requests, with a stand-in for the image encoder and trained subwords."""
-    return Service(candidates(), scorer(), features(), RawEncoders(see, None))
+    search = stages.make_search(aligner(), history_weight=0.5)
+    return Service(candidates(), scorer(), features(), RawEncoders(see, None), search=search)
 
 
 @functools.cache

@@ -133,3 +133,25 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sentencepiece", None)
     with pytest.raises(ImportError, match="pip install sentencepiece"):
         learn_subwords(["a"], vocabulary_size=10)
+
+
+class _TwoTokenizers(tf.Module):
+    def __init__(self, *texts: str) -> None:
+        super().__init__()
+        models = [learn_subwords([text] * 20, vocabulary_size=40) for text in texts]
+        self.tokenizers = [SubwordTokenizer(model, max_length=9) for model in models]
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    def cut(self, texts: tf.Tensor) -> list[tf.Tensor]:
+        return [tokenizer(texts) for tokenizer in self.tokenizers]
+
+
+def test_exported_vocabularies_do_not_take_each_others_place_in_one_model_or_in_two_versions(tmp_path):
+    asked = tf.constant(["red silk lamp"])
+    modules = [_TwoTokenizers("red lamp", "silk kettle"), _TwoTokenizers("lamp of silk", "a red lamp")]
+    for number, module in enumerate(modules):
+        tf.saved_model.save(module, str(tmp_path / str(number)))
+    loaded = [tf.saved_model.load(str(tmp_path / str(number))) for number in range(2)]
+    cut = [[ids.numpy().tolist() for ids in module.cut(asked)] for module in modules]
+    assert len({str(ids) for pair in cut for ids in pair}) == 4  # else nothing could take another's place
+    assert [[ids.numpy().tolist() for ids in module.cut(asked)] for module in loaded] == cut

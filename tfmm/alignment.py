@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm import losses
-from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content, ContentConfig, ContentTower, Phrases, make_cutter
+from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content, ContentConfig, ContentTower, Phrases, cut
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.progress import counter
 from tfmm.retrieval import log_scalars
@@ -97,7 +97,7 @@ class Aligner(tf.keras.Model):
         """
         super().__init__()
         self.config, self.modalities, self.content = config, content.modalities, content
-        self.encoder, self.cut, self.phrases_of_items = encoder, make_cutter(content.subwords), phrases
+        self.encoder, self.phrases_of_items = encoder, phrases
         self.tower = ContentTower(tower, content)
         self.columns = {name: tf.constant(column) for name, column in content.columns.items()}
         self.present = tf.constant(content.present)
@@ -131,7 +131,7 @@ class Aligner(tf.keras.Model):
         features = {name: tf.zeros([len(texts), *c.shape[1:]], c.dtype) for name, c in self.columns.items()}
         if self.encoder is not None:
             features[TEXT] = tf.constant(self.encoder.encode(list(texts))[0])
-        features[SUBWORDS] = self.cut(tf.constant(list(texts)))
+        features[SUBWORDS] = tf.constant(cut(self.content.subwords, list(texts)))
         present = tf.constant([[name == TEXT for name in self.modalities]] * len(texts))
         return self.tower(features, present).numpy()
 

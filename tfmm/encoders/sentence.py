@@ -12,11 +12,12 @@ import hashlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_text
+from tensorflow_text.python.ops.sentencepiece_tokenizer import gen_sentencepiece_tokenizer
 
 from tfmm.encoders.torch_checkpoint import verify_sha256
 
@@ -32,6 +33,29 @@ _DIM, _WIDTH = 512, 256
 _BRANCHES = ((2, 0), (3, 1), (5, 2))  # (tokens in a window, of which before the token)
 _UNKNOWN = 0
 _BATCH = 128
+
+
+class SentencepieceModel(tf.saved_model.experimental.TrackableResource):
+    """A SentencePiece model under a name of its own: the digest of its bytes.
+
+    TF Text gives all of them one name. In a process that loads an exported model with two of them, or two versions
+    whose vocabularies differ, all would silently cut with the one that came first.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        super().__init__()
+        self._model, self._name = model, f"sentencepiece-{hashlib.sha256(model).hexdigest()}"
+        _ = self.resource_handle  # makes it
+
+    def _create_resource(self) -> tf.Tensor:
+        return gen_sentencepiece_tokenizer.sentencepiece_op(model=self._model, shared_name=self._name)
+
+
+def sentencepiece_tokenizer(model: bytes, **options: Any) -> tensorflow_text.SentencepieceTokenizer:
+    """Returns TF Text's tokenizer over `SentencepieceModel`."""
+    tokenizer = tensorflow_text.SentencepieceTokenizer(model=model, **options)
+    tokenizer._model_resource = SentencepieceModel(model)
+    return tokenizer
 
 
 class SentenceEncoder(tf.Module):
@@ -52,7 +76,7 @@ class SentenceEncoder(tf.Module):
         mark = ":".join([*_SHA256.values(), str(MAX_BYTES), "1"])
         self.fingerprint = hashlib.sha256(mark.encode()).hexdigest()[:16]
         model = (folder / "sp.model").read_bytes()
-        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=model, add_bos=True, add_eos=True)
+        self._tokenizer = sentencepiece_tokenizer(model, add_bos=True, add_eos=True)
         with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
             self._table = tf.Variable(_interleave(arrays), trainable=False, name="table")
             self._weights = {

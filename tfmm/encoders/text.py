@@ -17,9 +17,8 @@ from typing import Callable
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_text
 
-from tfmm.encoders.sentence import clean_text
+from tfmm.encoders.sentence import clean_text, sentencepiece_tokenizer
 
 PADDING = 0
 _SAMPLE = 100_000  # texts that subwords are learned from
@@ -103,7 +102,7 @@ class SubwordTokenizer(tf.Module):
 
     def __init__(self, model: bytes, *, max_length: int) -> None:
         super().__init__(name="subword_tokenizer")
-        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model=model, out_type=tf.int32)
+        self._tokenizer = sentencepiece_tokenizer(model, out_type=tf.int32)
         self._max_length = max_length
         self.vocabulary_size = int(self._tokenizer.vocab_size())
 
