@@ -119,7 +119,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
     """Returns what differs from the defaults for this kind of data and this size."""
     values: dict[str, Any] = {}
     if source == "demo":
-        values.update({"image.size": 128})
+        values.update({"image.size": 128, "retrieval.epochs": 9, "reranking.epochs": 8, "alignment.epochs": 10})
     if source == "movielens":
         values.update(
             {
