@@ -87,9 +87,8 @@ def test_training_hides_what_was_asked_with_as_often_as_it_says():
 def test_the_loss_is_infonce_both_ways_where_the_same_words_are_no_negatives(monkeypatch):
     aligner, rows = untrained(), tf.constant([0, 1, 2, 4])
     rng = np.random.default_rng(0)
-    queries, items = (
-        vectors / np.linalg.norm(vectors, axis=1, keepdims=True) for vectors in rng.normal(size=(2, 4, 3))
-    )
+    drawn = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    queries, items = drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
     mask = tf.constant([[True] * len(aligner.modalities)] * 4)
     monkeypatch.setattr(aligner, "views", lambda _: (mask, mask))
     monkeypatch.setattr(aligner, "_ask", lambda *_: (tf.constant(queries), tf.constant([0, 7, 7, 0])))
