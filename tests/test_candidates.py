@@ -70,7 +70,7 @@ def naive_pool(query: Query, vector: np.ndarray) -> list[int]:
     free = [row for row in range(shops.ITEMS) if f"i{row}" not in banned]
     cosine = candidates.corpus.numpy() @ vector
     near = sorted(free, key=lambda row: -cosine[row])[: config.retrieved]
-    scores = naive_co_visits(rows_of(query.history))
+    scores = naive_co_visits(rows_of(query.history)[-8:])
     further = sorted((row for row in free if row not in near and scores[row] > 0), key=lambda row: -scores[row])
     return near + further[: config.co_visited]
 
@@ -139,7 +139,7 @@ def naive_features(query: Query) -> dict[str, np.ndarray]:
     history = rows_of(query.history)[-shops.CONFIG.towers.max_length :]
     weights = [DECAY**age for age in reversed(range(len(history)))]
     near = candidates.corpus.numpy()[LIST] @ encode([query])["vector"].numpy()[0] / shops.CONFIG.retrieval.temperature
-    told = naive_co_visits(rows_of(query.history))[LIST]
+    told = naive_co_visits(history)[LIST]
     launched = shops.dataset().items.launched[LIST]
     days = np.maximum(query.time - launched, 0) / 86_400
     price = np.log1p(shops.dataset().items.numeric["price"])

@@ -211,7 +211,7 @@ class Candidates(tf.Module):
     def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
         _, near = self.retrieve(query, k=self.config.retrieved, allowed=allowed)
-        co_visited = self._forbid(self._co_visits(query["seen"], self._importance(query["seen"])), query, allowed)
+        co_visited = self._forbid(self._co_visits(query["rows"], self._importance(query["rows"])), query, allowed)
         _, further = top_k(forbid(tf.where(co_visited > 0, co_visited, NEVER), near), self.config.co_visited)
         return tf.concat([near, further], axis=1)
 
@@ -231,8 +231,7 @@ class Candidates(tf.Module):
         near = tf.einsum("bd,bcd->bc", query["vector"], item) / self.temperature
         history, importance = query["rows"], self._importance(query["rows"])
         newest = self._newest(history)
-        co_visited = self._co_visits(query["seen"], self._importance(query["seen"]))
-        co_visited = tf.gather(co_visited, safe, batch_dims=1)
+        co_visited = tf.gather(self._co_visits(history, importance), safe, batch_dims=1)
         columns = [
             near,
             _standardised(co_visited, mask),
