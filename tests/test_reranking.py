@@ -147,7 +147,8 @@ def test_it_stays_the_retrieval_order_where_training_never_beats_that(tmp_path, 
 
 def test_the_best_epochs_weights_come_back(tmp_path, monkeypatch, eagerly):
     """Validation is scripted: epoch 2 of 4 is the best."""
-    values, weights = iter([0.1, 0.2, 0.6, 0.3, 0.5]), []
+    trusts = [0.0] * 6  # what is tried before training
+    values, weights = iter([*trusts, 0.1, 0.2, 0.6, 0.3, 0.5]), []
 
     def scripted(self, *args, **options):
         weights.append(self.get_weights())
@@ -158,10 +159,20 @@ def test_the_best_epochs_weights_come_back(tmp_path, monkeypatch, eagerly):
     scorer(features)
     lists = batches(features, labels_by(features, 1))
     fit(scorer, tmp_path, config=dataclasses.replace(CONFIG, epochs=4), train=lists, validation=lists)
+    weights = weights[len(trusts) :]
     assert len(weights) == 5
     for found, expected in zip(scorer.get_weights(), weights[2]):
         np.testing.assert_array_equal(found, expected)
     assert any(np.any(found != last) for found, last in zip(scorer.get_weights(), weights[4]))
+
+
+def test_before_training_the_closed_form_counts_as_much_as_validation_likes(tmp_path, eagerly):
+    """What is right in validation is decided by the closed form, or by retrieval, alone."""
+    lists = example_lists()
+    for decides, expected in ((0, 0.0), (1, 4.0)):
+        scorer, data = ListwiseScorer(CONFIG), batches(lists, labels_by(lists, decides))
+        fit(scorer, tmp_path, config=dataclasses.replace(CONFIG, epochs=0), train=data, validation=data)
+        np.testing.assert_allclose(scorer.trust, [1.0, expected])
 
 
 def test_numbers_are_standardised_by_the_examples_that_are_no_padding(tmp_path, eagerly):

@@ -64,14 +64,11 @@ class ListwiseScorer(tf.keras.Model):
         self.blocks = [_ListBlock(config, name=f"block_{i}") for i in range(config.layers)]
         self.leave = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="leave")
         self.drop = tf.keras.layers.Dropout(config.dropout)
+        self.trust = self.add_weight(name="trust", shape=[2], initializer="ones")
 
     def get_config(self) -> dict[str, object]:
         """Returns what Keras writes beside the weights."""
         return dataclasses.asdict(self._config)
-
-    def build(self, shape: object) -> None:
-        self.trust = self.add_weight(name="trust", shape=[2], initializer="ones")
-        super().build(shape)
 
     def call(self, features: Tensors, training: bool = False) -> tf.Tensor:
         """Returns logits `[batch, list_size]`; what stands in padding never changes the others'."""
@@ -130,7 +127,8 @@ def fit(
 ) -> dict[str, list[float]]:
     """Returns the training curves, after `scorer` holds the weights of its best validation epoch.
 
-    Epoch 0 is the sum of the two stages, so that a scorer which never beats it stays it.
+    Epoch 0 is the sum of the two stages, weighted as validation likes best, so that a scorer which never beats it stays
+    it.
 
     Args:
         scorer: trained in place.
@@ -146,6 +144,7 @@ def fit(
         loss=tfr.keras.losses.get(config.loss),
         metrics=[tfr.keras.metrics.get("ndcg", topn=10, name="ndcg@10")],
     )
+    _choose_trust(scorer, validation)
     best = directory / "best.weights.h5"
     directory.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[float]] = {"loss": [], "validation ndcg@10": []}
@@ -165,3 +164,19 @@ def fit(
                 break
     scorer.load_weights(best)
     return curves
+
+
+_TRUST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+
+
+def _choose_trust(scorer: ListwiseScorer, validation: tf.data.Dataset) -> None:
+    """Sets how much an untrained scorer believes item-item weights, beside the retrieval score: best on validation."""
+
+    def quality(weight: float) -> float:
+        scorer.trust.assign([1.0, weight])
+        found: float = scorer.evaluate(validation, verbose=0, return_dict=True)["ndcg@10"]
+        return found
+
+    weight = max(_TRUST, key=quality)
+    scorer.trust.assign([1.0, weight])
+    _log.info("the closed form counts %.2f beside the retrieval score", weight)
