@@ -168,8 +168,8 @@ def test_what_is_measured_of_a_scorer_is_what_the_service_recommends() -> None:
     answer = shops.service().recommend(**dense)
     ids = np.append(shop.dataset.items.ids.astype(str), "")
     size = shops.candidates().size
-    np.testing.assert_array_equal(ids[lists.rows[:, :size]], answer["item_ids"].numpy().astype(str))
-    np.testing.assert_allclose(lists.scores[:, :size], answer["scores"].numpy(), rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(ids[lists.rows[:, :size]], answer["item_ids"].numpy().astype(str)[:, :size])
+    np.testing.assert_allclose(lists.scores[:, :size], answer["scores"].numpy()[:, :size], rtol=1e-4, atol=1e-4)
     assert lists.rows.shape == (len(shop.parts.test), evaluation.LIST_SIZE) and (lists.rows[:, size:] == -1).all()
 
 

@@ -13,10 +13,9 @@ import shops
 import tensorflow as tf
 from test_export import NOW, QUERIES, as_lists, ask, call, having, ids
 
-from tfmm import cli, records, reindexing, stages
-from tfmm.export import EXAMPLES, export
+from tfmm import cli, records, reindexing
+from tfmm.export import EXAMPLES
 from tfmm.ragged import Ragged
-from tfmm.reading import RawEncoders
 from tfmm.service import Service
 from tfmm.serving.catalogue import read_catalogue, write_catalogue
 from tfmm.serving.queries import Query, read_answers
@@ -52,17 +51,15 @@ def renamed(first: str) -> Items:
 
 @pytest.fixture(scope="module")
 def service() -> Service:
-    """Returns the small shop's service with a search that nothing has been learned for: alike still finds alike."""
-    aligner = stages.make_aligner(shops.CONFIG, shops.shop(), shops.features().vocabulary)
-    encoders, search = RawEncoders(shops.see, None), stages.make_search(aligner)
-    return Service(shops.candidates(), shops.scorer(), shops.features(), encoders, search=search)
+    return shops.service()
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory, service) -> Path:
+def model_dir(tmp_path_factory) -> Path:
     """Returns a model directory whose version 1 is the small shop's, with a catalogue and another file beside it."""
     directory = tmp_path_factory.mktemp("saved_models") / "tfmm"
-    export(service, directory)
+    shutil.copytree(shops.version(), directory / "1")
+    (directory / "1" / "assets.extra").mkdir(exist_ok=True)
     items = shops.dataset().items
     write_catalogue(directory / "1" / "assets.extra", list(items.ids), list(items.titles), [b""] * shops.ITEMS)
     (directory / "1" / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"as it was")
