@@ -119,7 +119,16 @@ def presets(source: str, size: str) -> dict[str, Any]:
     """Returns what differs from the defaults for this kind of data and this size."""
     values: dict[str, Any] = {}
     if source == "demo":
-        values.update({"image.size": 128, "retrieval.epochs": 9, "reranking.epochs": 8, "alignment.epochs": 10})
+        values.update(
+            {
+                "image.size": 128,
+                "retrieval.batch_size": 32,
+                "retrieval.learning_rate": 4e-3,
+                "retrieval.epochs": 8,
+                "reranking.epochs": 5,
+                "alignment.epochs": 5,
+            }
+        )
     if source == "movielens":
         values.update(
             {
