@@ -220,6 +220,7 @@ def test_the_report_holds_what_the_contract_names(baselines, tmp_path):
         systems,
         baselines=baselines,
         retriever=shops.retriever(),
+        aligner=shops.aligner(),
         curves={},
         timings={"load": 1.0},
         directory=tmp_path,
