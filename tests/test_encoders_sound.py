@@ -356,6 +356,7 @@ def test_sounds_vary_in_training_only_and_not_at_all_where_nothing_is_set() -> N
         assert (np.abs(encoder(inputs, training=True)[0] - calm).max() > 1e-3) == varies
 
 
+@pytest.mark.slow
 def test_the_export_hears_bytes_with_core_ops_and_refuses_with_the_same_words(tmp_path: Path) -> None:
     encoder, clips = SoundEncoder(SoundConfig(width=16), dim=8), some_clips()
     expected = encoder(tf.constant(clips))

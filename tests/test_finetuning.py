@@ -120,6 +120,7 @@ def batch(encoder: ImageEncoder, rows: np.ndarray) -> tuple[tf.Tensor, ...]:
 ROWS = np.array([0, 1, 4, 6, 7, 8, 9])  # several of one group, and every format
 
 
+@pytest.mark.slow
 def test_pixels_in_the_loop_give_the_vectors_that_the_frozen_network_gave():
     encoder, retriever = frozen().encoders.image, towers()
     pixels, rows, _, _ = batch(encoder, ROWS)

@@ -21,6 +21,7 @@ from tfmm.serving.catalogue import read_catalogue, write_catalogue
 from tfmm.serving.queries import Query, read_answers
 from tfmm.sources.dataset import Items, Media
 
+pytestmark = pytest.mark.slow  # versions of a whole model are written and loaded
 NEW = ("new0", "new1", "new2")
 
 
@@ -266,7 +267,6 @@ def test_every_variable_with_a_row_an_item_can_change(service):
     assert not fixed
 
 
-@pytest.mark.slow
 def test_the_command_reads_a_file_as_a_shops_and_writes_the_next_version(model_dir, tmp_path, capsys, caplog):
     columns = ["product_id", "name", "brand", "colour", "price", "washing"]
     rows = [["w1", "silk scarf 77", "brand20", "red|blue", "12.50", "wash by hand"], ["w2", "", "nobody", "", "x", ""]]

@@ -114,6 +114,7 @@ def fit(scorer: ListwiseScorer, directory, *, config: RerankingConfig, train, va
     )
 
 
+@pytest.mark.slow
 def test_it_learns_the_feature_that_decides(tmp_path, eagerly):
     tf.keras.utils.set_random_seed(0)
     train, test = example_lists(1, count=512), example_lists(2)
