@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm.encoders.spectra import blanked, log_mel, warped
+from tfmm.encoders.transformer import Block, positions
 from tfmm.encoders.waves import decode_wav, wav_problems
 
 Progress = Callable[[int, int], None]
@@ -183,29 +184,17 @@ class _Transformer(tf.keras.layers.Layer):
 
     def __init__(self, config: SoundConfig) -> None:
         super().__init__(name="transformer")
-        self._blocks = [_Block(config, name=f"block{layer}") for layer in range(config.layers)]
+        self._blocks = [
+            Block(config.width, dropout=config.dropout, name=f"block{layer}") for layer in range(config.layers)
+        ]
         self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._pool = _AttentionPool()
 
     def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        x += _positions(tf.shape(x)[1], x.shape[2])
+        x += positions(tf.shape(x)[1], x.shape[2])
         for block in self._blocks:
             x = block(x, mask, training=training)
         return self._pool(self._norm(x), mask)
-
-
-class _Block(tf.keras.layers.Layer):
-    def __init__(self, config: SoundConfig, name: str) -> None:
-        super().__init__(name=name)
-        self._attention = tf.keras.layers.MultiHeadAttention(4, config.width // 4, dropout=config.dropout)
-        self._wide = tf.keras.layers.Dense(4 * config.width, activation="gelu")
-        self._narrow = tf.keras.layers.Dense(config.width)
-        self._norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6) for _ in range(2)]
-
-    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        normal = self._norms[0](x)
-        x += self._attention(normal, normal, attention_mask=mask[:, tf.newaxis, :], training=training)
-        return x + self._narrow(self._wide(self._norms[1](x)))
 
 
 class _AttentionPool(tf.keras.layers.Layer):
@@ -225,13 +214,6 @@ _NETWORKS: dict[str, Callable[[SoundConfig], tf.keras.layers.Layer]] = {
     "lstm": _Recurrent,
     "transformer": _Transformer,
 }
-
-
-def _positions(length: tf.Tensor, width: int) -> tf.Tensor:
-    """Returns `[length, width]`: sines and cosines of the position (Vaswani et al., 2017, section 3.5)."""
-    rates = tf.constant(10_000.0 ** (-np.arange(0, width, 2) / width), tf.float32)
-    angles = tf.cast(tf.range(length), tf.float32)[:, tf.newaxis] * rates
-    return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
 
 
 def keep_log_mel(

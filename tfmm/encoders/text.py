@@ -15,10 +15,10 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Callable
 
-import numpy as np
 import tensorflow as tf
 
 from tfmm.encoders.sentence import clean_text, sentencepiece_tokenizer
+from tfmm.encoders.transformer import Block, positions
 
 PADDING = 0
 _SAMPLE = 100_000  # texts that subwords are learned from
@@ -181,28 +181,16 @@ class _Transformer(tf.keras.layers.Layer):
     def __init__(self, config: TextConfig) -> None:
         super().__init__(name="transformer")
         self._width = config.width
-        self._blocks = [_Block(config, name=f"block{layer}") for layer in range(config.layers)]
+        self._blocks = [
+            Block(config.width, dropout=config.dropout, name=f"block{layer}") for layer in range(config.layers)
+        ]
         self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
 
     def call(self, embedded: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        x = embedded * self._width**0.5 + _positions(tf.shape(embedded)[1], self._width)
+        x = embedded * self._width**0.5 + positions(tf.shape(embedded)[1], self._width)
         for block in self._blocks:
             x = block(x, mask, training=training)
         return _masked_mean(self._norm(x), mask)
-
-
-class _Block(tf.keras.layers.Layer):
-    def __init__(self, config: TextConfig, name: str) -> None:
-        super().__init__(name=name)
-        self._attention = tf.keras.layers.MultiHeadAttention(4, config.width // 4, dropout=config.dropout)
-        self._wide = tf.keras.layers.Dense(4 * config.width, activation="gelu")
-        self._narrow = tf.keras.layers.Dense(config.width)
-        self._norms = [tf.keras.layers.LayerNormalization(epsilon=1e-6) for _ in range(2)]
-
-    def call(self, x: tf.Tensor, mask: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        normal = self._norms[0](x)
-        x += self._attention(normal, normal, attention_mask=mask[:, tf.newaxis, :], training=training)
-        return x + self._narrow(self._wide(self._norms[1](x)))
 
 
 _NETWORKS: dict[str, Callable[[TextConfig], tf.keras.layers.Layer]] = {
@@ -218,13 +206,6 @@ def _masked_mean(x: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns `[batch, width]` of `[batch, length, width]`, zero where nothing is valid."""
     weights = tf.cast(mask, x.dtype)[..., tf.newaxis]
     return tf.reduce_sum(x * weights, axis=1) / tf.maximum(tf.reduce_sum(weights, axis=1), 1.0)
-
-
-def _positions(length: tf.Tensor, width: int) -> tf.Tensor:
-    """Returns `[length, width]`: sines and cosines of the position (Vaswani et al., 2017, section 3.5)."""
-    rates = tf.constant(10_000.0 ** (-np.arange(0, width, 2) / width), tf.float32)
-    angles = tf.cast(tf.range(length), tf.float32)[:, tf.newaxis] * rates
-    return tf.concat([tf.sin(angles), tf.cos(angles)], -1)
 
 
 def _sample(texts: Sequence[str]) -> Iterator[str]:
