@@ -139,7 +139,7 @@ def _load(config: Config) -> Shop:
         if mark != trained_on:
             raise SystemExit(f"Expected the data of the run (fingerprint {trained_on}), got other data ({mark}).")
     where = config.records / f"{dataset.name}-{mark[:8]}"
-    return stages.open_shop(config, dataset, where)
+    return stages.open_shop(config, stages.open_catalogue(config, dataset, where))
 
 
 # --- One scorer a loss and a seed ------------------------------------------------------------------------------------

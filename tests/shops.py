@@ -113,7 +113,7 @@ CONFIG = Config(
 def shop() -> stages.Shop:
     """Returns the shop after its records are written."""
     directory = Path(tempfile.mkdtemp(prefix="shop-"))
-    return stages.open_shop(CONFIG, dataset(), directory)
+    return stages.open_shop(CONFIG, stages.open_catalogue(CONFIG, dataset(), directory))
 
 
 @functools.cache

@@ -78,7 +78,8 @@ def dataset() -> Dataset:
 @functools.cache
 def frozen() -> Shop:
     """Returns the shop as the untuned network sees it; nobody tunes this network."""
-    return stages.open_shop(CONFIG, dataset(), Path(tempfile.mkdtemp(prefix="marks-")))
+    directory = Path(tempfile.mkdtemp(prefix="marks-"))
+    return stages.open_shop(CONFIG, stages.open_catalogue(CONFIG, dataset(), directory))
 
 
 @functools.cache

@@ -20,9 +20,10 @@ from tfmm import losses
 from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content, ContentConfig, ContentTower, Phrases, cut
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.progress import counter
-from tfmm.retrieval import log_scalars
+from tfmm.retrieval import adamw, log_scalars
 
 _log = logging.getLogger(__name__)
+_EMBEDDED = 2048  # products at a time
 LOSSES: dict[str, Any] = {
     "softmax": losses.softmax_loss,
     "triplet": losses.triplet_loss,
@@ -119,12 +120,15 @@ class Aligner(tf.keras.Model):
         """Returns `[batch, dim]` of products, as if they had no other modalities than `kept`, `[modalities]` bool."""
         return self.tower(self._features(rows), tf.gather(self.present, rows) & kept)
 
-    def embed_all(self, *, only: tuple[str, ...] | None = None, batch_size: int = 2048) -> np.ndarray:
+    def embed_all(self, *, only: tuple[str, ...] | None = None) -> np.ndarray:
         """Returns `[num_items, dim]`, zero where nothing of a product is there; of the modalities `only`, if given."""
+        return self.embed_rows(np.arange(len(self.present)), only=only)
+
+    def embed_rows(self, rows: np.ndarray, *, only: tuple[str, ...] | None = None) -> np.ndarray:
+        """Returns the same of some products, `[rows, dim]`."""
         kept = tf.constant([only is None or name in only for name in self.modalities])
-        count = len(self.present)
-        starts = range(0, count, batch_size)
-        return np.concatenate([self.embed(tf.range(s, min(s + batch_size, count)), kept).numpy() for s in starts])
+        parts = np.array_split(rows.astype(np.int32), max(1, -(-len(rows) // _EMBEDDED)))
+        return np.concatenate([self.embed(tf.constant(part), kept).numpy() for part in parts])
 
     def embed_texts(self, texts: Union[Sequence[str], np.ndarray]) -> np.ndarray:
         """Returns `[n, dim]` of texts, as if they were typed."""
@@ -227,7 +231,9 @@ def fit(
     size = min(config.batch_size, len(rows))
     data = tf.data.Dataset.from_tensor_slices(rows.astype(np.int32))
     data = data.shuffle(len(rows), seed=seed).batch(size, drop_remainder=True)
-    aligner.compile(optimizer=_optimizer(config, steps_per_epoch=len(data)))
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer = adamw(rate, weight_decay=decay, epochs=config.epochs, steps_per_epoch=len(data), floor=0.02)
+    aligner.compile(optimizer=optimizer)
     best = directory / "best.weights.h5"
     directory.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[float]] = {"loss": [], "validation mrr": []}
@@ -255,10 +261,10 @@ def validation_mrr(aligner: Aligner, rows: np.ndarray) -> float:
     values = []
     for kind in (name for name in aligner.modalities if name in ASKABLE):
         corpus = aligner.embed_all(only=tuple(name for name in aligner.modalities if name != kind))
-        asked = aligner.embed_all(only=(kind,))
-        answerable = rows[np.abs(asked[rows]).any(axis=1) & np.abs(corpus[rows]).any(axis=1)]
-        if len(answerable):
-            values.append(float(np.mean(1 / own_ranks(asked[answerable], corpus, answerable))))
+        asked = aligner.embed_rows(rows, only=(kind,))
+        known = np.abs(asked).any(axis=1) & np.abs(corpus[rows]).any(axis=1)
+        if known.any():
+            values.append(float(np.mean(1 / own_ranks(asked[known], corpus, rows[known]))))
     return float(np.mean(values)) if values else 0.0
 
 
@@ -267,14 +273,3 @@ def own_ranks(queries: np.ndarray, corpus: np.ndarray, rows: np.ndarray) -> np.n
     scores = queries @ corpus.T
     own = scores[np.arange(len(rows)), rows]
     return (scores >= own[:, np.newaxis]).sum(axis=1)
-
-
-def _optimizer(config: AlignmentConfig, *, steps_per_epoch: int) -> tf.keras.optimizers.Optimizer:
-    schedule = tf.keras.optimizers.schedules.CosineDecay(
-        0.0,
-        decay_steps=max(1, (config.epochs - 1) * steps_per_epoch),
-        alpha=0.02,
-        warmup_target=config.learning_rate,
-        warmup_steps=steps_per_epoch,
-    )
-    return tf.keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)

@@ -22,6 +22,7 @@ from tfmm.index import (
     IndexConfig,
     ItemIds,
     forbid,
+    forbid_all,
     held,
     retrieve,
     scatter_neighbours,
@@ -204,14 +205,15 @@ class Candidates(tf.Module):
 
     def retrieve(self, query: Tensors, *, k: int, allowed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns scores and rows `[batch, k]` by the towers alone, best first, -1 = padding."""
-        excluded = tf.concat([query["seen"], self.item_ids.rows(query[schema.EXCLUDE])], axis=1)
+        excluded = never_to_return(self.item_ids, query)
         cosines, rows = retrieve(self.index, query["vector"], k, excluded, allowed=allowed)
         return tf.where(rows >= 0, cosines / self.temperature, NEVER), rows
 
     def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
         _, near = self.retrieve(query, k=self.config.retrieved, allowed=allowed)
-        co_visited = self._forbid(self._co_visits(query["rows"], self._importance(query["rows"])), query, allowed)
+        co_visited = self._co_visits(query["rows"], self._importance(query["rows"]))
+        co_visited = forbid_all(co_visited, never_to_return(self.item_ids, query), allowed)
         _, further = top_k(forbid(tf.where(co_visited > 0, co_visited, NEVER), near), self.config.co_visited)
         return tf.concat([near, further], axis=1)
 
@@ -247,10 +249,6 @@ class Candidates(tf.Module):
         example = tf.where(mask[..., tf.newaxis], example, 0.0)
         return {"example": example, "item": item, "query": query["vector"], "mask": mask}
 
-    def _forbid(self, scores: tf.Tensor, query: Tensors, allowed: tf.Tensor | None) -> tf.Tensor:
-        scores = forbid(forbid(scores, query["seen"]), self.item_ids.rows(query[schema.EXCLUDE]))
-        return scores if allowed is None else tf.where(allowed, scores, NEVER)
-
     def _importance(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, length]`: decay**age, 1 for the newest known item, 0 for what is not known."""
         return tf.where(rows >= 0, self.config.decay ** tf.cast(_age(rows), tf.float32), 0.0)
@@ -274,6 +272,11 @@ class Candidates(tf.Module):
         asked, launched = query[schema.QUERY_TIME][:, tf.newaxis], tf.gather(self.launched, rows)
         days = tf.cast(tf.maximum(asked - launched, 0), tf.float32) / _DAY
         return tf.where((asked > 0) & (launched > 0), tf.math.log1p(days), 0.0)
+
+
+def never_to_return(ids: ItemIds, query: Tensors) -> tf.Tensor:
+    """Returns int32 `[batch, n]` rows, -1 = none: what the shopper has had, and what the query excludes."""
+    return tf.concat([query["seen"], ids.rows(query[schema.EXCLUDE])], axis=1)
 
 
 def wire_queries(queries: Queries, ids: np.ndarray, event_types: tuple[str, ...], context: Ragged) -> Wire:

@@ -157,8 +157,7 @@ def retrieve(
 def _exact(
     index: Index, queries: tf.Tensor, k: int, excluded: tf.Tensor, allowed: Optional[tf.Tensor]
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    scores = forbid(tf.matmul(queries, index.vectors, transpose_b=True), excluded)
-    return top_k(scores if allowed is None else tf.where(allowed, scores, NEVER), k)
+    return top_k(forbid_all(tf.matmul(queries, index.vectors, transpose_b=True), excluded, allowed), k)
 
 
 def _probed(index: Index, queries: tf.Tensor, k: int, excluded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -238,6 +237,12 @@ def forbid(scores: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
     places = tf.where(rows >= 0)
     indices = tf.stack([places[:, 0], tf.cast(tf.gather_nd(rows, places), tf.int64)], axis=1)
     return tf.tensor_scatter_nd_update(scores, indices, tf.fill(tf.shape(indices)[:1], NEVER))
+
+
+def forbid_all(scores: tf.Tensor, excluded: tf.Tensor, allowed: Optional[tf.Tensor]) -> tf.Tensor:
+    """Returns the scores with `NEVER` at the excluded rows, and wherever `allowed` `[batch, num_items]` is False."""
+    scores = forbid(scores, excluded)
+    return scores if allowed is None else tf.where(allowed, scores, NEVER)
 
 
 def top_k(scores: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:

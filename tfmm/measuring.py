@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfmm import results, sources, stages
 from tfmm.alignment import Aligner
 from tfmm.config import Config, restored
+from tfmm.features import ItemFeatures
 from tfmm.report import write_report
 from tfmm.retrieval import Retriever
 from tfmm.serving.catalogue import read_catalogue
@@ -48,6 +49,7 @@ def measure(
     shop = stages.finetuned(config, load_shop(config, fingerprint=said["data"]), directory=run)
     _check_catalogue(directory, shop)
     started = time.monotonic()
+    items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
     baselines = stages.baselines(shop)
     systems = results.recommend_all(config, shop, directory, baselines)
     before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
@@ -57,8 +59,8 @@ def measure(
         shop,
         systems,
         baselines=baselines,
-        retriever=exported_retriever(config, shop, directory),
-        aligner=exported_aligner(config, shop, directory),
+        retriever=exported_retriever(config, shop, items, directory),
+        aligner=exported_aligner(config, shop, items, directory),
         curves=before.get("curves", {}),
         timings={**before.get("timings", {}), "evaluate": time.monotonic() - started},
         directory=run,
@@ -86,28 +88,27 @@ def load_shop(config: Config, *, fingerprint: str) -> Shop:
             "Put the files back, or train again."
         )
     where = config.records / f"{dataset.name}-{mark[:8]}"
-    return stages.open_shop(config, dataset, where)
+    return stages.open_shop(config, stages.open_catalogue(config, dataset, where))
 
 
-def exported_retriever(config: Config, shop: Shop, directory: Path) -> Retriever:
+def exported_retriever(config: Config, shop: Shop, items: ItemFeatures, directory: Path) -> Retriever:
     """Returns the towers with the weights that stand in the export.
 
     Raises:
         ValueError: where the export has not these towers' shapes.
     """
-    items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
     retriever = stages.make_towers(config, shop, items, shop.parts.refit)
     _read_weights(directory, tf.train.Checkpoint(candidates=tf.train.Checkpoint(towers=retriever.towers)))
     return retriever
 
 
-def exported_aligner(config: Config, shop: Shop, directory: Path) -> Optional[Aligner]:
+def exported_aligner(config: Config, shop: Shop, items: ItemFeatures, directory: Path) -> Optional[Aligner]:
     """Returns the content tower with the weights that stand in the export, if it has one.
 
     Raises:
         ValueError: where the export has not this tower's shape.
     """
-    aligner = stages.make_aligner(config, shop, stages.features_of(config, shop).vocabulary)
+    aligner = stages.make_aligner(config, shop, items.vocabulary)
     if aligner is not None:
         _read_weights(directory, tf.train.Checkpoint(search=tf.train.Checkpoint(tower=aligner.tower)))
     return aligner

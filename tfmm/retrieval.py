@@ -246,7 +246,9 @@ def fit(
     """
     config = retriever.config
     batches = data.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in data)))
-    retriever.compile(optimizer=_optimizer(config, steps_per_epoch=len(batches)))
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer = adamw(rate, weight_decay=decay, epochs=config.epochs, steps_per_epoch=len(batches), floor=0.1)
+    retriever.compile(optimizer=optimizer)
     state = _Training(retriever, directory, resume=resume)
     with counter("training the retriever", total=config.epochs) as advance:
         advance(len(state.curves["loss"]))
@@ -308,15 +310,18 @@ class _Training:
         self._best.checkpoint.restore(self._best.latest_checkpoint).expect_partial()
 
 
-def _optimizer(config: RetrievalConfig, *, steps_per_epoch: int) -> tf.keras.optimizers.Optimizer:
+def adamw(
+    learning_rate: float, *, weight_decay: float, epochs: int, steps_per_epoch: int, floor: float
+) -> tf.keras.optimizers.Optimizer:
+    """Returns AdamW whose rate rises over the first epoch, then falls by a cosine to `floor` times its highest."""
     schedule = tf.keras.optimizers.schedules.CosineDecay(
         0.0,
-        decay_steps=max(1, (config.epochs - 1) * steps_per_epoch),
-        alpha=0.1,
-        warmup_target=config.learning_rate,
+        decay_steps=max(1, (epochs - 1) * steps_per_epoch),
+        alpha=floor,
+        warmup_target=learning_rate,
         warmup_steps=steps_per_epoch,
     )
-    return tf.keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)
+    return tf.keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=1.0)
 
 
 def _seen_before(items: tf.Tensor) -> tf.Tensor:

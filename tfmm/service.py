@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm import schema
-from tfmm.candidates import Candidates, Tensors
+from tfmm.candidates import Candidates, Tensors, never_to_return
 from tfmm.content import SUBWORDS as CONTENT_SUBWORDS
 from tfmm.content import TEXT, Content, ContentTower, make_cutter
 from tfmm.encoders.attributes import NOTHING
 from tfmm.encoders.text import SubwordTokenizer
 from tfmm.features import ATTRIBUTES, ID, PRESENT, SUBWORDS, ItemFeatures
-from tfmm.index import NEVER, ItemIds, forbid, top_k
+from tfmm.index import NEVER, ItemIds, forbid, forbid_all, top_k
 from tfmm.pipelines import parse_example_lists, parse_queries
 from tfmm.reading import RawEncoders, Reader
 from tfmm.reranking import ListwiseScorer
@@ -223,8 +223,7 @@ class Storefront(tf.Module):
 
     def forbidden(self, scores: tf.Tensor, query: Tensors, allowed: tf.Tensor) -> tf.Tensor:
         """Returns the scores with what the shopper has had, or wants excluded or filtered out, below all others."""
-        scores = forbid(forbid(scores, query["seen"]), self.item_ids.rows(query[schema.EXCLUDE]))
-        return tf.where(allowed, scores, NEVER)
+        return forbid_all(scores, never_to_return(self.item_ids, query), allowed)
 
     def _answer(self, scores: tf.Tensor, rows: tf.Tensor) -> Tensors:
         scores = tf.where(rows >= 0, scores, tf.float32.min)

@@ -101,11 +101,11 @@ def open_catalogue(config: Config, dataset: Dataset, directory: Path) -> Catalog
     return Catalogue(dataset, table, encoders, directory, ask_parts(dataset, seed=config.seed))
 
 
-def open_shop(config: Config, dataset: Dataset, directory: Path) -> Shop:
-    """Returns the products, encoded, and the shoppers' events, cut into periods."""
-    catalogue = open_catalogue(config, dataset, directory)
-    known = {field.name: getattr(catalogue, field.name) for field in dataclasses.fields(catalogue)}
-    return Shop(**known, parts=split(dataset, config.splits), context=records.context_terms(dataset.users))
+def open_shop(config: Config, known: Catalogue) -> Shop:
+    """Returns the products, and the shoppers' events, cut into periods."""
+    columns = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+    dataset = known.dataset
+    return Shop(**columns, parts=split(dataset, config.splits), context=records.context_terms(dataset.users))
 
 
 def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]] = None) -> ItemFeatures:
@@ -371,9 +371,11 @@ def train_reranker(
 
 def make_aligner(config: Config, shop: Catalogue, vocabulary: AttributeVocabulary) -> Optional[Aligner]:
     """Returns the content tower, untrained; None where nothing could be asked for, or shall be."""
+    if not config.alignment.epochs:
+        return None
     trained = _mask(shop.asking.train, len(shop.table))
     content = content_of(shop.table, vocabulary=vocabulary, trained=trained, config=config.content)
-    if not config.alignment.epochs or not set(content.modalities) & set(ASKABLE):
+    if not set(content.modalities) & set(ASKABLE):
         return None
     text = shop.encoders.text
     phrases = phrases_of(

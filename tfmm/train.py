@@ -59,10 +59,11 @@ def run(config: Config, *, argv: list[str]) -> Path:
     _start(config, directory, fingerprint=mark)
     with clock("encode"):
         where = config.records / f"{dataset.name}-{mark[:8]}"
-        if not len(dataset.interactions):
-            return _search_only(config, stages.open_catalogue(config, dataset, where), clock, directory, argv)
-        shop = stages.open_shop(config, dataset, where)
-    _show_findings(shop)
+        known = stages.open_catalogue(config, dataset, where)
+    _show_findings(known)
+    if not len(dataset.interactions):
+        return _search_only(config, known, clock, directory, argv)
+    shop = stages.open_shop(config, known)
     parts, table = shop.parts, shop.table
 
     with clock("baselines"):
@@ -114,7 +115,6 @@ def run(config: Config, *, argv: list[str]) -> Path:
 
 def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path, argv: list[str]) -> Path:
     """Returns the exported version of a catalogue that nobody has shopped in yet: it is searched by its content."""
-    _show_findings(shop)
     with clock("align"):
         vocabulary = learn_attributes(shop.table.categorical, shop.table.numeric, rows=shop.asking.train)
         aligner, curves = stages.align(config, shop, vocabulary, directory=directory)
