@@ -102,7 +102,7 @@ CONFIG = Config(
     retrieval=RetrievalConfig(epochs=4, batch_size=32, learning_rate=1e-2),
     candidates=CandidatesConfig(retrieved=12, co_visited=6, neighbours=20, decay=0.8),
     reranking=RerankingConfig(epochs=2, width=16, batch_size=16),
-    content=ContentConfig(dim=16, width=32, dropout=0.0, subwords=100, subword_width=16),
+    content=ContentConfig(dim=16, width=32, dropout=0.0, subwords=100),
     alignment=AlignmentConfig(epochs=12, patience=12, batch_size=24, learning_rate=1e-2, temperature=0.2),
     text_encoder="trained",
     text=TextConfig(vocabulary_size=100, max_length=8),

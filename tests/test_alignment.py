@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfmm import asking, stages
 from tfmm.alignment import Aligner, AlignmentConfig, own_ranks, validation_mrr
-from tfmm.content import ASKABLE, TEXT, ContentConfig, phrases_of
+from tfmm.content import ASKABLE, TEXT, ContentConfig
+from tfmm.phrases import phrases_of
 from tfmm.ragged import Ragged
 from tfmm.reading import RawEncoders
 from tfmm.service import ContentService
@@ -66,7 +67,7 @@ def test_queries_ask_with_what_a_product_has_and_the_product_keeps_something_els
     aligner = untrained()
     present, askable = aligner.present.numpy(), np.array([name in ASKABLE for name in aligner.modalities])
     for _ in range(20):
-        asked, kept = (view.numpy() for view in aligner.views(tf.range(shops.ITEMS)))
+        asked, kept = (view.numpy() for view in aligner.parts(tf.range(shops.ITEMS)))
         assert not (asked & ~(present & askable)).any() and not (kept & ~present).any()
         np.testing.assert_array_equal(asked.any(axis=1), (present & askable).any(axis=1))
         np.testing.assert_array_equal(kept.any(axis=1), present.any(axis=1))
@@ -78,25 +79,60 @@ def test_training_hides_what_was_asked_with_as_often_as_it_says():
     aligner = untrained()
     shown, whole = 0, 0
     for _ in range(50):
-        asked, kept = (view.numpy() for view in aligner.views(tf.range(shops.ITEMS)))
+        asked, kept = (view.numpy() for view in aligner.parts(tf.range(shops.ITEMS)))
         others = (aligner.present.numpy() & ~asked).any(axis=1) & asked.any(axis=1)
         shown, whole = shown + (asked & kept).any(axis=1)[others].sum(), whole + others.sum()
     assert abs(shown / whole - (1 - aligner.config.hide_share)) < 0.03
 
 
-def test_the_loss_is_infonce_both_ways_where_the_same_words_are_no_negatives(monkeypatch):
+class _Fixed:
+    """A tower that says what it was told: queries first, then products; the whole is the first modality."""
+
+    def __init__(self, queries, items):
+        self.said = [queries, items]
+
+    def project(self, features, training):
+        return tf.constant(self.said.pop(0))
+
+    def fuse(self, vectors, present):
+        return vectors[:, 0]
+
+
+def infonce(queries, items, right, temperature):
+    """Symmetric cross-entropy against uniform shares over the right ones, in plain numpy."""
+    found = []
+    for logits, fits in ((queries @ items.T / temperature, right), (items @ queries.T / temperature, right.T)):
+        logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        found.append(-(logs * fits).sum(axis=1) / fits.sum(axis=1))
+    return np.mean(found)
+
+
+def test_the_loss_is_infonce_of_the_whole_and_of_each_pair_where_products_that_the_words_fit_are_right(monkeypatch):
     aligner, rows = untrained(), tf.constant([0, 1, 2, 4])
-    rng = np.random.default_rng(0)
-    drawn = rng.normal(size=(2, 4, 3)).astype(np.float32)
-    queries, items = drawn / np.linalg.norm(drawn, axis=2, keepdims=True)
-    mask = tf.constant([[True] * len(aligner.modalities)] * 4)
-    monkeypatch.setattr(aligner, "views", lambda _: (mask, mask))
-    monkeypatch.setattr(aligner, "_ask", lambda *_: (tf.constant(queries), tf.constant([0, 7, 7, 0])))
-    monkeypatch.setattr(aligner, "tower", lambda *_, **__: tf.constant(items))
-    logits = queries @ items.T / aligner.config.temperature
-    logits[1, 2] = logits[2, 1] = -np.inf
-    both = [np.log(np.exp(table).sum(axis=1)) - np.diag(table) for table in (logits, logits.T)]
-    np.testing.assert_allclose(aligner.compute_loss(rows), np.mean(both), rtol=1e-5)
+    count, rng = len(aligner.modalities), np.random.default_rng(0)
+    drawn = rng.normal(size=(2, 4, count, 3)).astype(np.float32)
+    queries, items = drawn / np.linalg.norm(drawn, axis=3, keepdims=True)
+    everything = tf.constant([[True] * count] * 4)
+    codes = np.zeros((shops.ITEMS, 3), np.int32)
+    codes[:, 0], codes[:, 1] = np.arange(shops.ITEMS), np.arange(shops.ITEMS)
+    codes[2, 1] = codes[1, 1]  # rows 1 and 2 have one title
+    pins = np.array([[False, True, False]] * 4)
+    monkeypatch.setattr(aligner, "codes", tf.constant(codes))
+    monkeypatch.setattr(aligner, "present", tf.constant(np.ones((shops.ITEMS, count), bool)))
+    monkeypatch.setattr(aligner, "parts", lambda _: (everything, everything))
+    monkeypatch.setattr(aligner, "_typed", lambda _, features: (features, tf.constant(pins)))
+    monkeypatch.setattr(aligner, "tower", _Fixed(queries, items))
+    titles = np.eye(4, dtype=bool)
+    titles[1, 2] = titles[2, 1] = True
+    right = {name: titles if name == TEXT else np.eye(4, dtype=bool) for name in aligner.modalities}
+    alone = [
+        infonce(queries[:, a], items[:, b], right[kind], aligner.temperature)
+        for a, kind in enumerate(aligner.modalities)
+        for b in range(count)
+        if a != b and kind in ASKABLE
+    ]
+    whole = infonce(queries[:, 0], items[:, 0], np.eye(4, dtype=bool), aligner.temperature)
+    np.testing.assert_allclose(aligner.compute_loss(rows), whole + np.mean(alone), rtol=1e-4)
 
 
 def test_alignment_learns_that_words_and_pictures_of_a_group_belong_together():
@@ -109,16 +145,29 @@ def test_alignment_learns_that_words_and_pictures_of_a_group_belong_together():
     assert validation_mrr(trained, held) > validation_mrr(untrained(), held)
 
 
-def test_phrases_are_values_of_the_item_and_one_holds_them_all():
+def test_phrases_are_values_of_the_item_one_holds_them_all_and_each_fits_what_has_the_same_values():
     items = shops.dataset().items
     model = shops.aligner().content.subwords
-    found = phrases_of(items.categorical, num_items=shops.ITEMS, subwords=model, encoder=None, seed=3)
+    found = phrases_of(items.categorical, items.text, subwords=model, encoder=None, seed=3)
+    fields = list(items.categorical.values())
     for row in range(shops.ITEMS):
-        values = [value for field in items.categorical.values() for value in field[row][:2]]
+        values = [" ".join(field[row][:2]) for field in fields]
         said = [str(found.texts[number]) for number in found.of_item[row]]
-        assert said[0] == " ".join(values)
-        assert all(set(phrase.split()) <= set(values) for phrase in said)
-        assert bool(values) == all(said)
+        assert said[0] == " ".join(filter(None, reversed(values)))
+        assert bool(any(values)) == all(said)
+        for phrase, pinned in zip(said, found.pinned[row]):
+            chosen = [value for value, pin in zip(values, pinned[2:]) if pin]
+            assert phrase == " ".join(reversed(chosen)) and not pinned[:2].any()
+            fits = (~pinned | (found.codes == found.codes[row])).all(axis=1)
+            same = [
+                all(
+                    " ".join(field[other][:2]) == " ".join(field[row][:2])
+                    for field, pin in zip(fields, pinned[2:])
+                    if pin
+                )
+                for other in range(shops.ITEMS)
+            ]
+            assert fits.tolist() == same
 
 
 # --- How it is measured ----------------------------------------------------------------------------------------------

@@ -11,9 +11,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfmm"
 
 ORDER = (
-    *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form"),
+    *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form", "canonical"),
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
-    *("finetuning", "content", "alignment", "asking", "reading", "index", "candidates", "reranking"),
+    *(
+        "finetuning",
+        "phrases",
+        "content",
+        "views",
+        "alignment",
+        "asking",
+        "reading",
+        "index",
+        "candidates",
+        "reranking",
+    ),
     *("service", "export", "serving", "reindexing", "evaluation", "report"),
     *("config", "stages", "results", "train", "measuring", "cli"),
 )
@@ -21,7 +32,19 @@ ORDER = (
 
 WITH_TENSORFLOW = (
     *("schema", "encoders", "records", "pipelines", "fusion", "towers", "losses", "retrieval", "index", "candidates"),
-    *("finetuning", "content", "alignment", "reading", "reranking", "service", "export", "serving", "reindexing"),
+    *(
+        "finetuning",
+        "phrases",
+        "content",
+        "views",
+        "alignment",
+        "reading",
+        "reranking",
+        "service",
+        "export",
+        "serving",
+        "reindexing",
+    ),
     *("evaluation", "stages", "measuring", "sources.movielens_download"),
 )
 OWNERS = {
@@ -40,7 +63,7 @@ OWNERS = {
     "pyarrow": ("sources",),
     "yaml": ("sources.mapping",),
     "PIL": ("sources", "encoders.pictures", "report.gallery", "serving.catalogue"),
-    "scipy": ("closed_form",),
+    "scipy": ("closed_form", "canonical"),
     "sentencepiece": ("encoders.text",),
     "jsonargparse": ("arguments",),
     "rich": ("progress", "report.terminal", "serving.show", "train", "cli"),

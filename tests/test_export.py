@@ -216,8 +216,7 @@ def test_a_search_with_a_history_adds_the_weighted_logits_of_the_taste(signature
     encoded = {name: tf.constant(column) for name, column in build_request([query]).items()}
     taste = shops.candidates().encode_query(encoded)["vector"].numpy()[0] @ shops.candidates().corpus.numpy().T
     asked = shops.aligner().embed_texts(["silk scarf"])[0] @ shops.aligner().embed_all().T
-    config = shops.CONFIG
-    scores = asked / config.alignment.temperature + 0.5 * taste / config.retrieval.temperature
+    scores = asked / shops.aligner().temperature + 0.5 * taste / shops.CONFIG.retrieval.temperature
     found = dict(ask(signatures, [query], "retrieve")[0])
     assert len(found) == shops.ITEMS - 2
     for item, score in found.items():

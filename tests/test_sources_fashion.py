@@ -135,7 +135,7 @@ def test_a_catalogue_that_is_not_there_names_what_is(tmp_path):
     with pytest.raises(ValueError, match="Kaggle's styles.csv.*Give --data_dir"):
         sources.load("fashion")
     (tmp_path / "styles.csv").write_text("id,gender,title\n1,Men,x\n")
-    with pytest.raises(ValueError, match="'masterCategory' is missing"):
+    with pytest.raises(ValueError, match="'articleType' is missing"):
         sources.load("fashion", data_dir=tmp_path)
 
 

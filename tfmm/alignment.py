@@ -1,35 +1,50 @@
 """Contrastive alignment within the shop: what is typed, shown or said finds products by whatever they have.
 
-Each step looks at a batch of products twice: once as a query (one or several of text, picture, sound; the text is the
-title or words for some attributes), once as a product of which what was asked with is often hidden. Each query has to
-find its own product among the others of the batch, and each product its query (CLIP, Radford et al. 2021).
+Training begins where a closed form ends (`views`). Each step looks at a batch of products twice: as queries (one or
+several of text, picture, sound; the text is the title or words for some attributes) and as products of which what was
+asked with is often hidden. Each query has to find its product among the others of the batch, and each product its
+query (CLIP, Radford et al. 2021); products that the words fit as well are as right. So do modalities alone, each that
+can be asked with against each other one (ImageBind, Girdhar et al. 2023).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 import tensorflow as tf
 
 from tfmm import losses
-from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content, ContentConfig, ContentTower, Phrases, cut
+from tfmm.content import ASKABLE, TEXT, Content, ContentConfig, ContentTower
 from tfmm.encoders.sentence import SentenceEncoder
+from tfmm.features import SUBWORDS
+from tfmm.phrases import ROW, TITLE, Phrases, cut
 from tfmm.progress import counter
 from tfmm.retrieval import adamw, log_scalars
+from tfmm.views import Views
 
 _log = logging.getLogger(__name__)
 _EMBEDDED = 2048  # products at a time
-LOSSES: dict[str, Any] = {
-    "softmax": losses.softmax_loss,
-    "triplet": losses.triplet_loss,
-    "contrastive": losses.contrastive_loss,
-    "bpr": losses.bpr_loss,
+_RANKED = 10_000  # products among which validation looks, at most
+_COLDEST = 0.01  # temperature
+
+
+def _by_own(loss: Callable[..., tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns a loss of one right candidate as one of several: its own is right, the others are no negatives."""
+    return lambda logits, right: loss(logits, tf.range(tf.shape(logits)[0]), where=~right)
+
+
+LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {
+    "softmax": losses.shared_softmax_loss,
+    "triplet": _by_own(losses.triplet_loss),
+    "contrastive": _by_own(losses.contrastive_loss),
+    "bpr": _by_own(losses.bpr_loss),
 }
+"""Logits `[batch, batch]` and which products fit each query -> `[batch]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,23 +55,23 @@ class AlignmentConfig:
         epochs: over the products; 0 = not at all.
         patience: epochs without a better validation MRR before training stops.
         batch_size: products a step; each is a negative of the others.
-        learning_rate: of AdamW, after a warm-up over the first epoch.
+        learning_rate: of AdamW, after a warm-up over the first epoch; gentle, as the start is good.
         weight_decay: of AdamW.
         loss: "softmax" (InfoNCE), "triplet" (semi-hard), "contrastive" (Siamese) or "bpr".
-        temperature: cosines are divided by it ("softmax" and "bpr").
+        temperature: cosines are divided by it ("softmax" and "bpr"); it is learned, from here on.
         phrase_share: how often a text is replaced by words for the product's attributes.
         mixed_share: how often a query has all that can be asked with, instead of one kind.
         hide_share: how often what was asked with is hidden from the product.
         modality_dropout: how often another modality of a product is hidden.
     """
 
-    epochs: int = 15
-    patience: int = 5
+    epochs: int = 10
+    patience: int = 3
     batch_size: int = 512
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.05
     loss: str = "softmax"
-    temperature: float = 0.05
+    temperature: float = 0.07
     phrase_share: float = 0.3
     mixed_share: float = 0.2
     hide_share: float = 0.8
@@ -83,6 +98,7 @@ class Aligner(tf.keras.Model):
         content: Content,
         phrases: Phrases,
         *,
+        rows: np.ndarray,
         tower: ContentConfig,
         config: AlignmentConfig,
         encoder: Optional[SentenceEncoder] = None,
@@ -92,24 +108,58 @@ class Aligner(tf.keras.Model):
         Args:
             content: of the catalogue.
             phrases: that stand for what shoppers type.
+            rows: products that it may learn from.
             tower: its shape.
             config: its training.
             encoder: of texts, that made their vectors; None = subwords alone.
         """
         super().__init__()
         self.config, self.modalities, self.content = config, content.modalities, content
-        self.encoder, self.phrases_of_items = encoder, phrases
-        self.tower = ContentTower(tower, content)
-        self.columns = {name: tf.constant(column) for name, column in content.columns.items()}
+        self.encoder, self.phrases = encoder, phrases
+        self.views = Views(
+            content,
+            phrases,
+            rows=rows,
+            phrase_share=config.phrase_share,
+            directions=tower.directions,
+            ridge=tower.ridge,
+        )
+        self.tower = ContentTower(tower, self.views.gains)
         self.present = tf.constant(content.present)
-        self.phrases = {
-            TEXT: tf.constant(phrases.vectors),
-            SUBWORDS: tf.constant(phrases.subwords),
-            "of_item": tf.constant(phrases.of_item),
-        }
         self.askable = tf.constant([name in ASKABLE for name in self.modalities])
+        self.codes, self.pinned = tf.constant(phrases.codes), tf.constant(phrases.pinned)
+        self.of_item = tf.constant(phrases.of_item)
+        self.log_scale = tf.Variable(-np.log(config.temperature), dtype=tf.float32, name="log_scale")
         self.mean_loss = tf.keras.metrics.Mean(name="loss")
+        self.look()
         self.embed(tf.constant([0]), tf.constant([True] * len(self.modalities)))
+
+    def look(self) -> None:
+        """Reads the catalogue as the views are now: after they were made, or restored."""
+        everything, content = np.arange(len(self.content)), self.content
+        self.columns = {
+            name: tf.constant(self.views.table(name, content.columns, everything)) for name in self.modalities
+        }
+        self.typed = tf.zeros([len(self.phrases.texts), 0])
+        if TEXT in self.modalities:
+            said = {TEXT: self.phrases.vectors, SUBWORDS: self.phrases.subwords}
+            self.typed = tf.constant(self.views.table(TEXT, said, np.arange(len(self.phrases.texts))))
+
+    @property
+    def temperature(self) -> float:
+        """What cosines are divided by, as learned so far."""
+        return max(_COLDEST, float(np.exp(-self.log_scale.numpy())))
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Kinds of query, and the modality of products that each looks in: those that can be asked with, if it can."""
+        asked = [name for name in self.modalities if name in ASKABLE]
+        return [
+            (kind, index)
+            for kind in asked
+            for index in self.modalities
+            if index != kind and (index in ASKABLE or len(asked) == 1)
+        ]
 
     def get_config(self) -> dict[str, object]:
         """Returns what Keras writes beside the weights."""
@@ -132,10 +182,10 @@ class Aligner(tf.keras.Model):
 
     def embed_texts(self, texts: Union[Sequence[str], np.ndarray]) -> np.ndarray:
         """Returns `[n, dim]` of texts, as if they were typed."""
-        features = {name: tf.zeros([len(texts), *c.shape[1:]], c.dtype) for name, c in self.columns.items()}
-        if self.encoder is not None:
-            features[TEXT] = tf.constant(self.encoder.encode(list(texts))[0])
-        features[SUBWORDS] = tf.constant(cut(self.content.subwords, list(texts)))
+        features = {name: tf.zeros([len(texts), column.shape[1]]) for name, column in self.columns.items()}
+        vectors = self.encoder.encode(list(texts))[0] if self.encoder else np.zeros((len(texts), 0), np.float32)
+        said = {TEXT: vectors, SUBWORDS: cut(self.content.subwords, list(texts))}
+        features[TEXT] = tf.constant(self.views.table(TEXT, said, np.arange(len(texts))))
         present = tf.constant([[name == TEXT for name in self.modalities]] * len(texts))
         return self.tower(features, present).numpy()
 
@@ -152,24 +202,60 @@ class Aligner(tf.keras.Model):
         return {"loss": self.mean_loss.result()}
 
     def compute_loss(self, rows: tf.Tensor) -> tf.Tensor:
-        """Returns the mean loss of queries that look for their products, and of products that look for their queries.
+        """Returns the mean loss of whole queries and products, plus that of modalities alone, in both directions."""
+        asked, kept = self.parts(rows)
+        features = self._features(rows)
+        pins = {name: self._own(rows) for name in self.modalities}
+        said = features
+        if TEXT in self.modalities:
+            said, pins[TEXT] = self._typed(rows, features)
+        queries = self.tower.project(said, training=True)
+        items = self.tower.project(features, training=True)
+        present, codes = tf.gather(self.present, rows), tf.gather(self.codes, rows)
 
-        Two queries of the same words are no negatives of each other's product.
-        """
-        asked, kept = self.views(rows)
-        queries, said = self._ask(rows, asked)
-        items = self.tower(self._features(rows), kept, training=True)
-        valid = tf.reduce_any(asked, axis=1) & tf.reduce_any(kept, axis=1)
-        queries, items, said = (tf.boolean_mask(column, valid) for column in (queries, items, said))
-        scale = self.config.temperature if self.config.loss in ("softmax", "bpr") else 1.0
-        logits = tf.matmul(queries / scale, items, transpose_b=True)
-        other = (said[:, tf.newaxis] != said) | (said == 0)
-        labels = tf.range(tf.shape(queries)[0])
+        def loss(query: tf.Tensor, item: tf.Tensor, pinned: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+            right = tf.reduce_all(~pinned[:, tf.newaxis] | (codes[:, tf.newaxis] == codes), axis=-1)
+            right = tf.boolean_mask(tf.boolean_mask(right, valid), valid, axis=1)
+            return self._both_ways(tf.boolean_mask(query, valid), tf.boolean_mask(item, valid), right)
+
+        alone = [
+            loss(queries[:, a], items[:, b], pins[kind], present[:, a] & present[:, b])
+            for a, kind in enumerate(self.modalities)
+            for b in range(len(self.modalities))
+            if kind in ASKABLE and a != b
+        ]
+        whole = self._own(rows)
+        if TEXT in self.modalities:
+            typed = asked & tf.constant([name == TEXT for name in self.modalities])
+            whole = tf.where(tf.reduce_all(asked == typed, axis=1, keepdims=True), pins[TEXT], whole)
+        both = tf.reduce_any(asked, axis=1) & tf.reduce_any(kept, axis=1)
+        fused = loss(self.tower.fuse(queries, asked), self.tower.fuse(items, kept), whole, both)
+        return fused + (tf.add_n(alone) / len(alone) if alone else 0.0)
+
+    def _both_ways(self, queries: tf.Tensor, items: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """Returns the mean loss of queries that look for their products, and of products for their queries."""
+        logits = tf.matmul(queries, items, transpose_b=True)
+        if self.config.loss in ("softmax", "bpr"):
+            logits *= tf.minimum(tf.exp(self.log_scale), 1 / _COLDEST)
         loss = LOSSES[self.config.loss]
-        both = loss(logits, labels, where=other) + loss(tf.transpose(logits), labels, where=tf.transpose(other))
-        return tf.math.divide_no_nan(tf.reduce_sum(both), 2.0 * tf.cast(tf.size(labels), tf.float32))
+        total = tf.reduce_sum(loss(logits, right) + loss(tf.transpose(logits), tf.transpose(right)))
+        return tf.math.divide_no_nan(total, 2.0 * tf.cast(tf.shape(queries)[0], tf.float32))
 
-    def views(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _own(self, rows: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, codes]` bool: only the product itself is right."""
+        return tf.tile(tf.range(self.codes.shape[1])[tf.newaxis] == ROW, [tf.shape(rows)[0], 1])
+
+    def _typed(self, rows: tf.Tensor, features: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        """Returns the features with phrases for some titles, and which codes a product must share for it to fit."""
+        variant = tf.random.uniform(tf.shape(rows), 0, self.of_item.shape[1], tf.int32)
+        phrase = tf.gather(tf.gather(self.of_item, rows), variant, batch_dims=1)
+        replaced = ((phrase > 0) & self._chance(tf.shape(rows), self.config.phrase_share))[:, tf.newaxis]
+        text = tf.where(replaced, tf.gather(self.typed, phrase), features[TEXT])
+        titles = tf.range(self.codes.shape[1])[tf.newaxis] == TITLE
+        pinned = tf.where(replaced, tf.gather(tf.gather(self.pinned, rows), variant, batch_dims=1), titles)
+        return {**features, TEXT: text}, pinned
+
+    def parts(self, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns which modalities are asked with, and which the product keeps, `[batch, modalities]` bool, at random.
 
         A query is one of the kinds that the product has, or all of them; the product keeps at least one modality that
@@ -183,21 +269,6 @@ class Aligner(tf.keras.Model):
         alone = ~tf.reduce_any(others, axis=1, keepdims=True)
         shown = asked & (alone | ~self._chance(tf.shape(rows)[:1], self.config.hide_share)[:, tf.newaxis])
         return asked, others | shown
-
-    def _ask(self, rows: tf.Tensor, asked: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the queries' vectors, and the number of the phrase that stands for each one's text, 0 = its own."""
-        features = self._features(rows)
-        said = tf.zeros_like(rows)
-        if TEXT in self.modalities:
-            variants = tf.gather(self.phrases["of_item"], rows)
-            variant = tf.random.uniform(tf.shape(rows), 0, variants.shape[1], tf.int32)
-            said = tf.gather(variants, variant, batch_dims=1)
-            typed = asked[:, self.modalities.index(TEXT)]
-            said = tf.where(typed & self._chance(tf.shape(rows), self.config.phrase_share), said, 0)
-            for name in (TEXT, SUBWORDS):
-                spoken = tf.gather(self.phrases[name], said)
-                features[name] = tf.where((said > 0)[:, tf.newaxis], spoken, features[name])
-        return self.tower(features, asked, training=True), said
 
     def _chance(self, shape: tf.Tensor, rate: float) -> tf.Tensor:
         return tf.random.uniform(shape) < rate
@@ -228,17 +299,18 @@ def fit(
         logs: of TensorBoard.
     """
     config = aligner.config
-    size = min(config.batch_size, len(rows))
-    data = tf.data.Dataset.from_tensor_slices(rows.astype(np.int32))
-    data = data.shuffle(len(rows), seed=seed).batch(size, drop_remainder=True)
+    size, steps = _sizes(aligner, rows)
     rate, decay = config.learning_rate, config.weight_decay
-    optimizer = adamw(rate, weight_decay=decay, epochs=config.epochs, steps_per_epoch=len(data), floor=0.02)
+    optimizer = adamw(rate, weight_decay=decay, epochs=config.epochs, steps_per_epoch=steps, floor=0.02)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "past", "absent", "score", "log_scale"])
     aligner.compile(optimizer=optimizer)
+    order = _orders(aligner, rows, seed=seed)
     best = directory / "best.weights.h5"
     directory.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[float]] = {"loss": [], "validation mrr": []}
     with counter("aligning modalities", total=config.epochs) as advance:
         for epoch in range(1, config.epochs + 1):
+            data = tf.data.Dataset.from_tensor_slices(next(order)).batch(size, drop_remainder=True)
             loss = aligner.fit(data, epochs=1, verbose=0).history["loss"][-1]
             value = validation_mrr(aligner, validation)
             curves["loss"].append(float(loss))
@@ -256,15 +328,46 @@ def fit(
     return curves
 
 
+def _orders(aligner: Aligner, rows: np.ndarray, *, seed: int) -> Iterator[np.ndarray]:
+    """Yields the products of each epoch, int32: those with several modalities to ask with, and as many others at most.
+
+    Where few products have pictures, most batches would have next to nothing to tell pictures by.
+    """
+    generator = np.random.default_rng(seed)
+    several = _several(aligner, rows)
+    while True:
+        full, others = rows[several], generator.permutation(rows[~several])
+        if len(full):
+            others = others[: len(full)]
+        yield generator.permutation(np.concatenate([full, others])).astype(np.int32)
+
+
+def _several(aligner: Aligner, rows: np.ndarray) -> np.ndarray:
+    """Returns `[rows]` bool: products with at least two modalities that can be asked with."""
+    present: np.ndarray = aligner.content.present[rows] & aligner.askable.numpy()
+    return present.sum(axis=1) > 1
+
+
+def _sizes(aligner: Aligner, rows: np.ndarray) -> tuple[int, int]:
+    """Returns the products of a batch, and the batches of an epoch."""
+    several = int(_several(aligner, rows).sum())
+    count = min(len(rows), 2 * several) if several else len(rows)
+    size = min(aligner.config.batch_size, count)
+    return size, max(1, count // max(size, 1))
+
+
 def validation_mrr(aligner: Aligner, rows: np.ndarray) -> float:
-    """Returns the mean, over kinds of query, of 1 / the rank of the product, with that modality hidden from all."""
+    """Returns the mean, over kinds of query, of 1 / the rank of the product among others with the other modality."""
     values = []
-    for kind in (name for name in aligner.modalities if name in ASKABLE):
-        corpus = aligner.embed_all(only=tuple(name for name in aligner.modalities if name != kind))
-        asked = aligner.embed_rows(rows, only=(kind,))
-        known = np.abs(asked).any(axis=1) & np.abs(corpus[rows]).any(axis=1)
-        if known.any():
-            values.append(float(np.mean(1 / own_ranks(asked[known], corpus, rows[known]))))
+    for kind, index in aligner.pairs:
+        content = aligner.content
+        asked = rows[content.has(kind)[rows] & content.has(index)[rows]]
+        others = np.setdiff1d(np.flatnonzero(content.has(index)), asked)
+        others = np.random.default_rng(0).permutation(others)[: max(0, _RANKED - len(asked))]
+        if len(asked):
+            corpus = aligner.embed_rows(np.concatenate([asked, others]), only=(index,))
+            ranks = own_ranks(aligner.embed_rows(asked, only=(kind,)), corpus, np.arange(len(asked)))
+            values.append(float(np.mean(1 / ranks)))
     return float(np.mean(values)) if values else 0.0
 
 

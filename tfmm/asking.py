@@ -14,7 +14,8 @@ import numpy as np
 
 from tfmm import confidence
 from tfmm.alignment import Aligner, own_ranks
-from tfmm.content import ASKABLE, IMAGE, TEXT, Phrases
+from tfmm.content import IMAGE, TEXT
+from tfmm.phrases import Phrases
 from tfmm.ragged import Ragged
 from tfmm.sources.dataset import Dataset, KnownQueries
 from tfmm.splits import Queries
@@ -45,12 +46,14 @@ def ask_parts(dataset: Dataset, *, seed: int = 0, share: float = 0.1, most: int 
     Args:
         dataset: with or without known queries.
         seed: of the draw.
-        share: of the products that are held out for validation, and for test where there are no known queries.
+        share: of the products that are held out for validation, and for test where there are no known queries; those
+            with picture and text first.
         most: held out at most, each time.
     """
     text = dataset.items.text.astype(str)
     size = min(most, int(share * len(text)))
     order = np.random.default_rng(seed).permutation(len(text))
+    order = order[np.argsort(~(dataset.items.images.present & (text != ""))[order], kind="stable")]
     if dataset.queries is None:
         test, order = order[:size], order[size:]
     else:
@@ -74,7 +77,7 @@ def ask_tables(aligner: Aligner, dataset: Dataset, parts: AskParts, *, fields: t
         fields: one or two categorical fields, such as type and colour, by which what is found is judged.
     """
     found: Table = {}
-    for kind, index in _pairs(aligner):
+    for kind, index in aligner.pairs:
         corpus, asked = aligner.embed_all(only=(index,)), aligner.embed_all(only=(kind,))
         rows = parts.test[_known(asked)[parts.test] & _known(corpus)[parts.test]]
         if len(rows):
@@ -99,11 +102,6 @@ def typed_words(phrases: Phrases, queries: Queries) -> list[str]:
     """Returns what each query's shopper might type: words for two attributes of the first target; "" without any."""
     first = np.array([targets[0] for targets in (queries.targets[row] for row in range(len(queries)))], int)
     return [str(text) for text in phrases.texts[phrases.of_item[first, 1]]]
-
-
-def _pairs(aligner: Aligner) -> Iterator[tuple[str, str]]:
-    askable = [name for name in aligner.modalities if name in ASKABLE]
-    return ((kind, index) for kind in askable for index in askable if kind != index)
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:

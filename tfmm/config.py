@@ -145,6 +145,8 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "refit_epochs": 4,
             }
         )
+    if source == "fashion":
+        values["image.features"] = "all"
     if source == "amazon":
         values["splits.kind"] = "leave_last_out"
     if source == "tiktok":

@@ -7,18 +7,16 @@ typed is compared with titles, pictures, sounds and attributes alike, whichever 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Optional
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from tfmm.encoders.attributes import AttributeEncoder, AttributeVocabulary
-from tfmm.encoders.sentence import SentenceEncoder
-from tfmm.encoders.text import SubwordTokenizer, TextConfig, learn_subwords, make_text_encoder
+from tfmm.encoders.attributes import AttributeVocabulary
+from tfmm.encoders.text import learn_subwords
 from tfmm.features import ATTRIBUTES, NUMERIC, SUBWORDS
 from tfmm.fusion import fusion
-from tfmm.ragged import Ragged
+from tfmm.phrases import cut, make_cutter
 from tfmm.records import ItemTable
 from tfmm.towers import unit
 
@@ -33,26 +31,30 @@ class ContentConfig:
 
     Attributes:
         dim: width of the space.
+        directions: of each modality that its head reads, at most: those in which it agrees with the others.
+        ridge: of those directions, in units of a view's mean variance; large, as a catalogue is small for its width.
         width: of each modality's hidden layer.
-        dropout: on what each modality's network reads.
+        dropout: behind the hidden layer.
         fusion: how modalities become one vector (`fusion.KINDS`).
         subwords: learned from the catalogue at most, for words (brands) that a pretrained encoder does not know.
-        subword_width: of their embeddings.
     """
 
     dim: int = 256
+    directions: int = 384
+    ridge: float = 5.0
     width: int = 512
     dropout: float = 0.2
     fusion: str = "attention"
     subwords: int = 8000
-    subword_width: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("dim", "width", "subwords", "subword_width"):
+        for name in ("dim", "directions", "width", "subwords"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Expected content.{name} >= 1, got {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"Expected content.dropout in [0, 1), got {self.dropout}.")
+        if self.ridge < 0:
+            raise ValueError(f"Expected content.ridge >= 0, got {self.ridge}.")
         fusion(self.fusion)
 
 
@@ -67,7 +69,7 @@ class Content:
         modalities: the order of `present`.
         vocabulary: of the attributes.
         subwords: the SentencePiece model.
-        statistics: modality -> mean and deviation `[width]` of its vectors over training rows.
+        num_subwords: ids that it gives, padding and unknown included.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -75,7 +77,7 @@ class Content:
     modalities: tuple[str, ...]
     vocabulary: AttributeVocabulary
     subwords: bytes
-    statistics: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    num_subwords: int
 
     def __len__(self) -> int:
         return len(self.present)
@@ -86,6 +88,11 @@ class Content:
             return np.zeros(len(self), bool)
         return self.present[:, self.modalities.index(modality)]
 
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """The modalities that come as vectors, and how wide they are."""
+        return {name: self.columns[name].shape[1] for name in self.modalities if name != ATTRIBUTES}
+
 
 def content_of(
     table: ItemTable, *, vocabulary: AttributeVocabulary, trained: np.ndarray, config: ContentConfig
@@ -95,18 +102,16 @@ def content_of(
     Args:
         table: the items with their encoded vectors.
         vocabulary: of the attributes.
-        trained: `[num_items]` bool: the items that teach subwords and statistics.
+        trained: `[num_items]` bool: the items that teach subwords.
         config: of the tower that will read it.
     """
     columns: dict[str, np.ndarray] = {name: np.asarray(column) for name, column in sorted(table.vectors.items())}
     present = {name: table.present[name] for name in columns}
-    statistics = {name: _moments(columns[name][trained & present[name]]) for name in columns}
     model = learn_subwords([text for text in table.text[trained] if text], vocabulary_size=config.subwords)
     if (table.text != "").any():
         columns[SUBWORDS] = cut(model, list(table.text))
         present[TEXT] = table.text != ""
         columns.setdefault(TEXT, np.zeros((len(table), 0), np.float16))
-        statistics.setdefault(TEXT, _moments(columns[TEXT]))
     if vocabulary.fields or vocabulary.numeric:
         columns[ATTRIBUTES] = vocabulary.token_table(table.categorical, num_rows=len(table))
         columns[NUMERIC] = vocabulary.numeric_table(table.numeric, num_rows=len(table))
@@ -115,56 +120,22 @@ def content_of(
     stacked = (
         np.stack([present[name] for name in modalities], axis=1) if modalities else np.zeros((len(table), 0), bool)
     )
-    return Content(columns, stacked, modalities, vocabulary, model, statistics)
-
-
-MAX_SUBWORDS = 32
-
-
-def make_cutter(model: bytes) -> SubwordTokenizer:
-    """Returns what cuts titles and typed words alike, string `[batch]` -> int32 `[batch, length]`, 0 = padding."""
-    return SubwordTokenizer(model, max_length=MAX_SUBWORDS)
-
-
-def cut(model: bytes, texts: Sequence[str]) -> np.ndarray:
-    """Returns int32 `[rows, MAX_SUBWORDS]`, padded with 0."""
-    ids = make_cutter(model)(list(texts)).numpy()
-    return np.pad(ids, [(0, 0), (0, MAX_SUBWORDS - ids.shape[1])])
-
-
-def _moments(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    wide = vectors.astype(np.float32)
-    if len(wide) < 2:
-        return np.zeros(wide.shape[1], np.float32), np.ones(wide.shape[1], np.float32)
-    return wide.mean(axis=0), np.maximum(wide.std(axis=0), 1e-3)
+    return Content(columns, stacked, modalities, vocabulary, model, make_cutter(model).vocabulary_size)
 
 
 class ContentTower(tf.keras.layers.Layer):
-    """Modalities and which of them are there -> `[batch, dim]` of length 1."""
+    """Directions of each modality, and which modalities are there -> `[batch, dim]` of length 1."""
 
-    def __init__(self, config: ContentConfig, content: Content) -> None:
+    def __init__(self, config: ContentConfig, gains: Mapping[str, np.ndarray]) -> None:
+        """Makes heads that begin where the closed form ended: `gains` weigh each modality's directions."""
         super().__init__(name="content_tower")
-        self.config, self.modalities = config, content.modalities
-        self.heads = {name: _Head(config, content.statistics.get(name), name=name) for name in self.modalities}
-        if TEXT in self.modalities:
-            words = TextConfig(width=config.subword_width, dropout=0.0)
-            size = SubwordTokenizer(content.subwords, max_length=1).vocabulary_size
-            self.words = make_text_encoder(words, vocabulary_size=size, dim=config.subword_width)
-        if ATTRIBUTES in self.modalities:
-            self.attributes = AttributeEncoder(content.vocabulary, config.subword_width)
+        self.config, self.modalities = config, tuple(gains)
+        self.heads = {name: _Head(config, told, name=name) for name, told in gains.items()}
         self.fusion = fusion(config.fusion)
 
     def project(self, features: Mapping[str, tf.Tensor], *, training: bool = False) -> tf.Tensor:
         """Returns each modality alone, `[batch, modalities, dim]` of length 1, whether it is there or not."""
-        return tf.stack([unit(self._one(name, features, training)) for name in self.modalities], axis=1)
-
-    def _one(self, name: str, features: Mapping[str, tf.Tensor], training: bool) -> tf.Tensor:
-        if name == ATTRIBUTES:
-            return self.heads[name](self.attributes(features[ATTRIBUTES], features[NUMERIC])[0], training=training)
-        vectors = tf.cast(features[name], tf.float32)
-        if name != TEXT:
-            return self.heads[name](vectors, training=training)
-        return self.heads[name](vectors, self.words(features[SUBWORDS], training=training)[0], training=training)
+        return tf.stack([unit(self.heads[name](features[name], training=training)) for name in self.modalities], axis=1)
 
     def fuse(self, vectors: tf.Tensor, present: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, dim]` of length 1; zero where nothing is present."""
@@ -175,7 +146,7 @@ class ContentTower(tf.keras.layers.Layer):
         """Returns `[batch, dim]` of length 1.
 
         Args:
-            features: rows of `Content.columns`.
+            features: modality -> `[batch, directions]` of `views.Views`.
             present: `[batch, modalities]` bool.
             training: whether dropout is on.
         """
@@ -183,75 +154,16 @@ class ContentTower(tf.keras.layers.Layer):
 
 
 class _Head(tf.keras.layers.Layer):
-    """Standardise, drop out, one hidden layer; a linear way past it."""
+    """The directions by their gains, plus what a hidden layer learns to add, which is nothing at first."""
 
-    def __init__(
-        self, config: ContentConfig, statistics: Optional[tuple[np.ndarray, np.ndarray]], *, name: str
-    ) -> None:
+    def __init__(self, config: ContentConfig, gains: np.ndarray, *, name: str) -> None:
         super().__init__(name=f"head_{name}")
-        self.statistics = statistics
-        self.drop = tf.keras.layers.Dropout(config.dropout)
+        start = np.eye(len(gains), config.dim, dtype=np.float32) * gains[:, np.newaxis]
+        self.past = self.add_weight("past", start.shape, initializer=tf.keras.initializers.Constant(start))
         self.hidden = tf.keras.layers.Dense(config.width, activation="gelu")
-        self.out = tf.keras.layers.Dense(config.dim)
-        self.past = tf.keras.layers.Dense(config.dim, use_bias=False)
+        self.drop = tf.keras.layers.Dropout(config.dropout)
+        self.out = tf.keras.layers.Dense(config.dim, kernel_initializer="zeros")
 
-    def call(self, vectors: tf.Tensor, beside: tf.Tensor | None = None, training: bool = False) -> tf.Tensor:
-        if self.statistics is not None:
-            mean, deviation = self.statistics
-            vectors = (vectors - mean) / deviation
-        if beside is not None:
-            vectors = tf.concat([vectors, beside], axis=-1)
-        vectors = self.drop(vectors, training=training)
-        return self.out(self.hidden(vectors)) + self.past(vectors)
-
-
-@dataclasses.dataclass(frozen=True)
-class Phrases:
-    """Words that a shopper might type for products: values of some of their attributes, "red dress".
-
-    Attributes:
-        texts: `[phrases]` str (object), distinct; the first is "".
-        vectors: `[phrases, width]` of the sentence encoder; width 0 without one.
-        subwords: `[phrases, MAX_SUBWORDS]` int32.
-        of_item: `[num_items, variants]` int32 phrases of each item; 0 where it has no attributes.
-    """
-
-    texts: np.ndarray
-    vectors: np.ndarray
-    subwords: np.ndarray
-    of_item: np.ndarray
-
-
-VARIANTS = 4
-
-
-def phrases_of(
-    categorical: Mapping[str, Ragged], *, num_items: int, subwords: bytes, encoder: Optional[SentenceEncoder], seed: int
-) -> Phrases:
-    """Returns for each item a phrase of all its fields, two of two fields, and one of one, drawn by the seed.
-
-    Args:
-        categorical: field -> values of each item; of a field with several the first two are used.
-        num_items: rows.
-        subwords: the SentencePiece model.
-        encoder: of texts; None = subwords alone.
-        seed: of the fields that are drawn.
-    """
-    fields = [Ragged.to_dense(values, 2, fill="") for values in categorical.values()]
-    words = np.array([[" ".join(filter(None, row)) for row in column.astype(str)] for column in fields], object).T
-    words = words.reshape(num_items, len(fields))
-    generator = np.random.default_rng(seed)
-    lines = np.full((num_items, VARIANTS), "", object)
-    for row, values in enumerate(words):
-        known = np.flatnonzero(values != "")
-        for variant, size in enumerate((len(known), 2, 2, 1)):
-            chosen = np.sort(generator.permutation(known)[:size])
-            lines[row, variant] = " ".join(values[chosen])
-    texts, of_item = np.unique(np.append(lines.ravel().astype(str), ""), return_inverse=True)
-    vectors = encoder.encode(list(texts))[0] if encoder else np.zeros((len(texts), 0), np.float32)
-    return Phrases(
-        texts.astype(object),
-        vectors.astype(np.float16),
-        cut(subwords, list(texts)),
-        of_item[:-1].reshape(lines.shape).astype(np.int32),
-    )
+    def call(self, directions: tf.Tensor, training: bool = False) -> tf.Tensor:
+        added = self.out(self.drop(self.hidden(directions), training=training))
+        return tf.matmul(directions, self.past) + added

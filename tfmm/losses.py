@@ -31,6 +31,18 @@ def softmax_loss(logits: tf.Tensor, labels: tf.Tensor, *, where: tf.Tensor | Non
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
+def shared_softmax_loss(logits: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Returns -sum_j p_j log softmax(logits)_j with p uniform over the right candidates (Khosla et al. 2020).
+
+    Args:
+        logits: `[batch, candidates]`.
+        right: `[batch, candidates]` bool, at least one in each row.
+    """
+    share = tf.cast(right, tf.float32)
+    share /= tf.reduce_sum(share, axis=1, keepdims=True)
+    return tf.nn.softmax_cross_entropy_with_logits(share, logits)
+
+
 def corpus_softmax_loss(queries: tf.Tensor, corpus: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """Returns the mean of `softmax_loss(queries @ corpus^T, labels)`, a scalar, without ever holding all the logits.
 

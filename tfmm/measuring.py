@@ -110,7 +110,9 @@ def exported_aligner(config: Config, shop: Shop, items: ItemFeatures, directory:
     """
     aligner = stages.make_aligner(config, shop, items.vocabulary)
     if aligner is not None:
-        _read_weights(directory, tf.train.Checkpoint(search=tf.train.Checkpoint(tower=aligner.tower)))
+        held = tf.train.Checkpoint(tower=aligner.tower, views=aligner.views)
+        _read_weights(directory, tf.train.Checkpoint(search=held))
+        aligner.look()
     return aligner
 
 

@@ -10,16 +10,17 @@ import tensorflow as tf
 
 from tfmm import schema
 from tfmm.candidates import Candidates, Tensors, never_to_return
-from tfmm.content import SUBWORDS as CONTENT_SUBWORDS
-from tfmm.content import TEXT, Content, ContentTower, make_cutter
+from tfmm.content import TEXT, Content, ContentTower
 from tfmm.encoders.attributes import NOTHING
 from tfmm.encoders.text import SubwordTokenizer
 from tfmm.features import ATTRIBUTES, ID, PRESENT, SUBWORDS, ItemFeatures
 from tfmm.index import NEVER, ItemIds, forbid, forbid_all, top_k
+from tfmm.phrases import make_cutter
 from tfmm.pipelines import parse_example_lists, parse_queries
 from tfmm.reading import RawEncoders, Reader
 from tfmm.reranking import ListwiseScorer
 from tfmm.towers import unit
+from tfmm.views import Views
 
 ATTRIBUTE_TERMS = "attributes"  # of `embed_item`: "field=value", numbers alike ("price=12.5")
 MAX_RESULTS = 100
@@ -31,6 +32,7 @@ class Search(tf.Module):
     def __init__(
         self,
         tower: ContentTower,
+        views: Views,
         content: Content,
         corpus: np.ndarray,
         *,
@@ -42,6 +44,7 @@ class Search(tf.Module):
 
         Args:
             tower: trained.
+            views: that it reads.
             content: of the catalogue that it trained on.
             corpus: `[num_items, dim]` of length 1, zero where nothing of a product is known.
             temperature: cosines are divided by it.
@@ -49,7 +52,8 @@ class Search(tf.Module):
             speech: WAV bytes -> (`[batch, dim]` in the tower's space, `[batch]` bool); None = no query may be spoken.
         """
         super().__init__(name="search")
-        self.tower, self.temperature, self.history_weight = tower, temperature, history_weight
+        self.tower, self.views = tower, views
+        self.temperature, self.history_weight = temperature, history_weight
         self.corpus = tf.Variable(corpus, trainable=False, name="corpus", shape=[None, corpus.shape[1]])
         self.speech = speech
         self._cut = make_cutter(content.subwords)
@@ -62,7 +66,8 @@ class Search(tf.Module):
         if TEXT not in features:
             features = {**features, TEXT: tf.zeros([batch, 0])}
         mask = tf.stack([there[name] for name in self._modalities], axis=1)
-        return self.tower({**features, CONTENT_SUBWORDS: self._cut(text)}, mask)
+        features = {**features, SUBWORDS: self._cut(text)}
+        return self.tower({name: self.views(name, features) for name in self._modalities}, mask)
 
     def ask(
         self, text: tf.Tensor, audio: tf.Tensor, features: Tensors, present: Tensors
@@ -366,9 +371,8 @@ class ContentService(Storefront):
     """A model of a catalogue without shoppers: a taste is the mean of what stands in the history."""
 
     def __init__(self, search: Search, content: Content, encoders: RawEncoders, *, ids: np.ndarray) -> None:
-        widths = {name: column.shape[1] for name, column in content.columns.items() if name in content.statistics}
         tokens = content.columns.get(ATTRIBUTES, np.zeros((len(ids), 0), np.int32))
-        reader = Reader(encoders, content.vocabulary, widths=widths)
+        reader = Reader(encoders, content.vocabulary, widths=content.widths)
         super().__init__(item_ids=ItemIds(ids), reader=reader, tokens=tokens, search=search)
         self._search = search
 

@@ -16,13 +16,14 @@ from tfmm.alignment import Aligner
 from tfmm.asking import AskParts, ask_parts, typed_words
 from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
-from tfmm.content import ASKABLE, content_of, phrases_of
+from tfmm.content import ASKABLE, content_of
 from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.evaluation import Baseline
 from tfmm.export import EXAMPLES
 from tfmm.features import ItemFeatures, Reduction, item_features
+from tfmm.phrases import phrases_of
 from tfmm.progress import counter
 from tfmm.ragged import Ragged
 from tfmm.reading import RawEncoders
@@ -377,11 +378,11 @@ def make_aligner(config: Config, shop: Catalogue, vocabulary: AttributeVocabular
     content = content_of(shop.table, vocabulary=vocabulary, trained=trained, config=config.content)
     if not set(content.modalities) & set(ASKABLE):
         return None
-    text = shop.encoders.text
-    phrases = phrases_of(
-        shop.table.categorical, num_items=len(shop.table), subwords=content.subwords, encoder=text, seed=config.seed
+    table, text = shop.table, shop.encoders.text
+    phrases = phrases_of(table.categorical, table.text, subwords=content.subwords, encoder=text, seed=config.seed)
+    return Aligner(
+        content, phrases, rows=shop.asking.train, tower=config.content, config=config.alignment, encoder=text
     )
-    return Aligner(content, phrases, tower=config.content, config=config.alignment, encoder=text)
 
 
 def align(
@@ -406,9 +407,10 @@ def make_search(aligner: Aligner, *, history_weight: float = 1.0) -> Search:
     """Returns search in the content of the whole catalogue."""
     return Search(
         aligner.tower,
+        aligner.views,
         aligner.content,
         aligner.embed_all(),
-        temperature=aligner.config.temperature,
+        temperature=aligner.temperature,
         history_weight=history_weight,
     )
 
@@ -423,9 +425,9 @@ def choose_history_weight(shop: Shop, aligner: Aligner, retriever: Retriever, *,
     """
     chosen = np.random.default_rng(0).permutation(len(shop.parts.validation))[:most]
     queries = shop.parts.validation.take(np.sort(chosen))
-    texts = typed_words(aligner.phrases_of_items, queries)
+    texts = typed_words(aligner.phrases, queries)
     corpus = aligner.embed_all()
-    asked = aligner.embed_texts(texts) @ corpus.T / aligner.config.temperature
+    asked = aligner.embed_texts(texts) @ corpus.T / aligner.temperature
     taste = np.concatenate([scores for _, scores in retrieval.score_queries(retriever, queries, shop.context)])
     taste = taste / retriever.config.temperature
 

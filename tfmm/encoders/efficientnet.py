@@ -120,6 +120,20 @@ def block_names(network: tf.keras.Model) -> list[str]:
     return list(dict.fromkeys(prefixes))
 
 
+def with_stages(network: tf.keras.Model) -> tf.keras.Model:
+    """Returns the same network whose vectors also hold the spatial mean of what each stage ends with, lowest last.
+
+    A stage is all blocks of one resolution and width. The lower ones see texture, edges and colour, which the top has
+    learned to look past: 784 numbers more for Lite0.
+    """
+    ends: dict[tuple, tf.Tensor] = {}
+    for prefix in block_names(network):
+        output = [layer.output for layer in network.layers if layer.name.startswith(prefix)][-1]
+        ends[tuple(output.shape[1:])] = output
+    means = [tf.keras.layers.GlobalAveragePooling2D()(output) for output in reversed(ends.values())]
+    return tf.keras.Model(network.input, tf.keras.layers.Concatenate()([network.output, *means]), name=network.name)
+
+
 def _lite_blocks(kind: str) -> Iterator[tuple[int, int, int, int]]:
     width, depth = LITE_SCALES[kind]
     for stage, (repeats, kernel, stride, expansion, filters) in enumerate(_STAGES):

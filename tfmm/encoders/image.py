@@ -16,11 +16,21 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm.encoders import pictures
-from tfmm.encoders.efficientnet import LITE_SCALES, PRETRAINED, RANDOM, SIZES, block_names, build_network
+from tfmm.encoders.colours import colour_statistics
+from tfmm.encoders.efficientnet import (
+    LITE_SCALES,
+    PRETRAINED,
+    RANDOM,
+    SIZES,
+    block_names,
+    build_network,
+    with_stages,
+)
 
 Progress = Callable[[int, int], None]
 """Called with (items done, items in all)."""
 
+TOP, ALL = "top", "all"
 _BATCH = 32
 _LOG = logging.getLogger(__name__)
 
@@ -38,15 +48,20 @@ class ImageConfig:
             "v2-s", "v2-m" or "v2-l".
         size: pixels a side; None is what the ImageNet weights were trained for. 128 is three times as fast as 224.
         weights: "pretrained", "random", or the path of a Keras weights file.
+        features: "top" is the network's pooled top; "all" has beside it the mean of every stage, and colour statistics.
+            Words are found in pictures far better by all of them.
     """
 
     kind: str = "lite0"
     size: Optional[int] = None
     weights: str = PRETRAINED
+    features: str = TOP
 
     def __post_init__(self) -> None:
         if self.kind not in SIZES:
             raise ValueError(f"Expected image.kind to be one of {', '.join(SIZES)}, got {self.kind!r}.")
+        if self.features not in (TOP, ALL):
+            raise ValueError(f"Expected image.features to be '{TOP}' or '{ALL}', got {self.features!r}.")
         if self.size is not None and not 32 <= self.size <= 1024:
             raise ValueError(f"Expected image.size between 32 and 1024 pixels, got {self.size}.")
         if self.weights not in (PRETRAINED, RANDOM) and not Path(self.weights).is_file():
@@ -92,15 +107,20 @@ class ImageEncoder(tf.Module):
 
     Attributes:
         size: pixels a side.
-        dim: 1280 for Lite.
+        dim: 1280 for Lite; 2420 for Lite0 with all features.
     """
 
     def __init__(self, config: Optional[ImageConfig] = None) -> None:
         super().__init__(name="image_encoder")
         config = config or ImageConfig()
-        self.kind = config.kind
         self.size: int = config.size or SIZES[config.kind]
         network = build_network(config.kind, size=self.size, weights=config.weights)
+        self.kind = config.kind if config.features == TOP else f"{config.kind}-{config.features}"
+        if config.features == ALL:
+            network = with_stages(network)
+            colours = tf.keras.layers.Lambda(colour_statistics, name="colours")(network.input)
+            vectors = tf.keras.layers.Concatenate()([network.output, colours])
+            network = tf.keras.Model(network.input, vectors, name=network.name)
         network.trainable = False
         self.dim: int = int(network.output_shape[-1])
         self._held = _Held.of(network, self.size)

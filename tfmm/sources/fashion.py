@@ -26,8 +26,8 @@ from tfmm.sources.tables import Table
 
 _log = logging.getLogger(__name__)
 
-CATEGORICAL = ("gender", "masterCategory", "subCategory", "articleType", "baseColour", "season", "usage")
-"""Fields with one value a product, or none."""
+CATEGORICAL = ("articleType", "baseColour", "gender", "season", "usage", "subCategory", "masterCategory")
+"""Fields with one value a product, or none, the most telling first: what a shopper types."""
 
 _REMEDY = "Unpack Kaggle's Fashion Product Images (the small one will do) and give the folder that holds styles.csv."
 _NO_VALUE = ("", "na", "nan", "null")  # what the file has where nothing is known
