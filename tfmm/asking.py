@@ -18,6 +18,7 @@ from tfmm.content import IMAGE, TEXT
 from tfmm.phrases import Phrases
 from tfmm.ragged import Ragged
 from tfmm.sources.dataset import Dataset, KnownQueries
+from tfmm.sources.spoken import SpokenQueries
 from tfmm.splits import Queries
 
 Table = dict[str, dict[str, dict[str, Any]]]
@@ -95,6 +96,33 @@ def ask_tables(aligner: Aligner, dataset: Dataset, parts: AskParts, *, fields: t
                 found[f"{names} -> {index}"] = _precision(asked, corpus, relevant, words)
     if labels and IMAGE in aligner.modalities:
         found["picture -> alike"] = _alike(aligner, labels[-1], parts)
+    return found
+
+
+def spoken_tables(aligner: Aligner, dataset: Dataset, spoken: SpokenQueries, heard: np.ndarray) -> Table:
+    """Returns how well recordings find products of the colour and type that they ask for, and beside it typed words.
+
+    Args:
+        aligner: of the catalogue.
+        dataset: whose fields are named as those of the recordings; nothing is measured where they are not.
+        spoken: recordings that were not learned from.
+        heard: `[recordings, dim]`: where they stand.
+    """
+    wanted = {"articleType": spoken.article_types, "baseColour": spoken.base_colours}
+    if not set(wanted) <= set(dataset.items.categorical):
+        return {}
+    labels = {name: _labels(dataset, (name,)) for name in wanted}
+    fits = np.ones((len(spoken), len(dataset.items)), bool)
+    for name, values in wanted.items():
+        fits &= (values[:, np.newaxis] == "") | (values[:, np.newaxis] == labels[name])
+    typed, found = aligner.embed_texts(spoken.texts), {}
+    for index in (name for name in (IMAGE, TEXT) if name in aligner.modalities):
+        corpus = aligner.embed_all(only=(index,))
+        rows = np.flatnonzero((fits & _known(corpus)).sum(axis=1) >= LEAST)
+        for kind, asked in (("spoken", heard), ("the same words, typed", typed)):
+            if len(rows):
+                hits = np.take_along_axis(fits[rows], best_rows(asked[rows], corpus), axis=1).mean(axis=1)
+                found[f"{kind} -> {index}"] = {"precision@10": confidence.mean_interval(hits).to_dict()}
     return found
 
 

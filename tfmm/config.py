@@ -12,9 +12,11 @@ from tfmm.arguments import Parser, build, parser_of
 from tfmm.candidates import CandidatesConfig
 from tfmm.content import ContentConfig
 from tfmm.encoders.image import ImageConfig
+from tfmm.encoders.sound import SoundConfig
 from tfmm.encoders.text import TextConfig
 from tfmm.evaluation import EvaluationConfig
 from tfmm.finetuning import FinetuneConfig
+from tfmm.hearing import SpeechConfig
 from tfmm.index import IndexConfig
 from tfmm.reranking import RerankingConfig
 from tfmm.retrieval import RetrievalConfig
@@ -71,6 +73,8 @@ class Config:
     finetune: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
     content: ContentConfig = dataclasses.field(default_factory=ContentConfig)
     alignment: AlignmentConfig = dataclasses.field(default_factory=AlignmentConfig)
+    speech: SpeechConfig = dataclasses.field(default_factory=SpeechConfig)
+    sound: SoundConfig = dataclasses.field(default_factory=SoundConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     candidates: CandidatesConfig = dataclasses.field(default_factory=CandidatesConfig)
     reranking: RerankingConfig = dataclasses.field(default_factory=RerankingConfig)
@@ -89,9 +93,14 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, as `run.json` and `--config` hold them."""
-        return {
-            name: str(value) if isinstance(value, Path) else value for name, value in dataclasses.asdict(self).items()
-        }
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return str(value) if isinstance(value, Path) else value
 
 
 def parse(argv: Optional[Sequence[str]] = None) -> Config:

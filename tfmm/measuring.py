@@ -15,11 +15,13 @@ from tfmm import results, sources, stages
 from tfmm.alignment import Aligner
 from tfmm.config import Config, restored
 from tfmm.features import ItemFeatures
+from tfmm.hearing import Hearing
 from tfmm.report import write_report
 from tfmm.retrieval import Retriever
 from tfmm.serving.catalogue import read_catalogue
 from tfmm.serving.versions import newest_version, version_directories
-from tfmm.stages import Shop
+from tfmm.sources.spoken import load_spoken
+from tfmm.stages import Ears, Shop
 from tfmm.train import MODEL
 
 _log = logging.getLogger(__name__)
@@ -54,13 +56,15 @@ def measure(
     systems = results.recommend_all(config, shop, directory, baselines)
     before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
     again = f"tfmm evaluate --run {run} --saved_models {directory.parent.parent} --version {directory.name}"
+    aligner = exported_aligner(config, shop, items, directory)
     report = results.build_report(
         config,
         shop,
         systems,
         baselines=baselines,
         retriever=exported_retriever(config, shop, items, directory),
-        aligner=exported_aligner(config, shop, items, directory),
+        aligner=aligner,
+        ears=exported_ears(config, aligner, directory),
         curves=before.get("curves", {}),
         timings={**before.get("timings", {}), "evaluate": time.monotonic() - started},
         directory=run,
@@ -114,6 +118,21 @@ def exported_aligner(config: Config, shop: Shop, items: ItemFeatures, directory:
         _read_weights(directory, tf.train.Checkpoint(search=held))
         aligner.look()
     return aligner
+
+
+def exported_ears(config: Config, aligner: Optional[Aligner], directory: Path) -> Optional[Ears]:
+    """Returns the ears with the weights that stand in the export, if it has any.
+
+    Raises:
+        ValueError: where the export has not this encoder's shape, or the recordings are gone.
+    """
+    if config.speech.data_dir is None or aligner is None:
+        return None
+    hearing = Hearing(config.sound, dim=aligner.tower.config.dim)
+    hearing((tf.zeros([1, 8, config.sound.mels]), tf.fill([1, 8], True)))
+    _read_weights(directory, tf.train.Checkpoint(search=tf.train.Checkpoint(speech=hearing)))
+    _, unseen = load_spoken(config.speech.data_dir)
+    return Ears(hearing, unseen, {})
 
 
 def _read_weights(directory: Path, exported: tf.train.Checkpoint) -> None:

@@ -11,13 +11,16 @@ import numpy as np
 
 from tfmm import evaluation, stages
 from tfmm.alignment import Aligner
-from tfmm.asking import Table, ask_tables, best_rows
+from tfmm.asking import Table, ask_tables, best_rows, spoken_tables
 from tfmm.config import Config
 from tfmm.content import IMAGE
+from tfmm.encoders.sound import SoundConfig, keep_log_mel
 from tfmm.evaluation import KS, Baseline, Lists
+from tfmm.hearing import Hearing
 from tfmm.report import Card, GalleryRow
 from tfmm.retrieval import Retriever
-from tfmm.stages import Catalogue, Shop
+from tfmm.sources.spoken import SpokenQueries
+from tfmm.stages import Catalogue, Ears, Shop
 
 OURS = "retrieval+reranker"
 RETRIEVAL = "retrieval"
@@ -46,6 +49,7 @@ def build_report(
     baselines: Mapping[str, Baseline],
     retriever: Retriever,
     aligner: Optional[Aligner],
+    ears: Optional[Ears] = None,
     curves: Mapping[str, Any],
     timings: Mapping[str, float],
     directory: Path,
@@ -85,7 +89,7 @@ def build_report(
         "reproduce": ["python train.py " + " ".join(argv)],
     }
     if aligner is not None:
-        report["asking"] = asking_tables(config, shop, aligner)
+        report["asking"] = asking_tables(config, shop, aligner, ears)
     if dataset.true_utility is not None:
         report["attainable"] = _attainable(shop, entries[OURS]["metrics"])
     return report
@@ -96,6 +100,7 @@ def search_report(
     shop: Catalogue,
     aligner: Aligner,
     *,
+    ears: Optional[Ears],
     curves: Mapping[str, Any],
     timings: Mapping[str, float],
     argv: list[str],
@@ -113,7 +118,7 @@ def search_report(
             "intervals": "95% percentile bootstrap over queries",
         },
         "models": {},
-        "asking": asking_tables(config, shop, aligner),
+        "asking": asking_tables(config, shop, aligner, ears),
         "ablations": {},
         "curves": dict(curves),
         "timings": dict(timings),
@@ -123,11 +128,22 @@ def search_report(
     }
 
 
-def asking_tables(config: Config, shop: Catalogue, aligner: Aligner) -> Table:
+def asking_tables(config: Config, shop: Catalogue, aligner: Aligner, ears: Optional[Ears]) -> Table:
     """Returns every kind of query x metrics, on products whose content was not trained on."""
     fields = tuple(config.evaluation.fields.split(",")) if config.evaluation.fields else ()
     fields = fields or tuple(shop.dataset.items.categorical)[:2]
-    return ask_tables(aligner, shop.dataset, shop.asking, fields=fields)
+    table = ask_tables(aligner, shop.dataset, shop.asking, fields=fields)
+    if ears is not None:
+        heard = spoken_vectors(ears.hearing, ears.unseen, config.sound)
+        table.update(spoken_tables(aligner, shop.dataset, ears.unseen, heard))
+    return table
+
+
+def spoken_vectors(hearing: Hearing, spoken: SpokenQueries, config: SoundConfig) -> np.ndarray:
+    """Returns `[queries, dim]` of recordings, zero where one cannot be read."""
+    features, mask = keep_log_mel([spoken.sounds.read(row) for row in range(len(spoken))], config)
+    vectors, _ = hearing((features, mask))
+    return vectors.numpy()
 
 
 def search_gallery(config: Config, shop: Catalogue, aligner: Aligner, *, shown: int = 8) -> list[GalleryRow]:

@@ -11,18 +11,30 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 import tensorflow as tf
 
-from tfmm import alignment, closed_form, evaluation, finetuning, pipelines, records, reranking, retrieval, schema
+from tfmm import (
+    alignment,
+    closed_form,
+    evaluation,
+    finetuning,
+    hearing,
+    pipelines,
+    records,
+    reranking,
+    retrieval,
+    schema,
+)
 from tfmm.alignment import Aligner
 from tfmm.asking import AskParts, ask_parts, typed_words
 from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
-from tfmm.content import ASKABLE, content_of
+from tfmm.content import ASKABLE, TEXT, content_of
 from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.evaluation import Baseline
 from tfmm.export import EXAMPLES
 from tfmm.features import ItemFeatures, Reduction, item_features
+from tfmm.hearing import Hearing
 from tfmm.phrases import phrases_of
 from tfmm.progress import counter
 from tfmm.ragged import Ragged
@@ -33,6 +45,7 @@ from tfmm.retrieval import Retriever
 from tfmm.service import Search
 from tfmm.serving.queries import Query, build_example, build_request
 from tfmm.sources.dataset import Dataset, Interactions
+from tfmm.sources.spoken import SpokenQueries, load_spoken
 from tfmm.splits import Queries, Split, split
 
 _log = logging.getLogger(__name__)
@@ -403,7 +416,41 @@ def align(
     return aligner, curves
 
 
-def make_search(aligner: Aligner, *, history_weight: float = 1.0) -> Search:
+class Ears(NamedTuple):
+    """What hears spoken queries, those that measure it, and the curves of its training."""
+
+    hearing: Hearing
+    unseen: SpokenQueries
+    curves: dict[str, list[float]]
+
+
+def hear(config: Config, aligner: Optional[Aligner], *, directory: Path) -> Optional[Ears]:
+    """Returns ears that recordings have taught, if the run names any.
+
+    Raises:
+        ValueError: the model cannot be asked with text.
+    """
+    if config.speech.data_dir is None:
+        return None
+    if aligner is None or TEXT not in aligner.modalities:
+        raise ValueError(
+            "Expected products with texts, and --alignment.epochs above 0, to learn what spoken words mean, got "
+            "none; leave --speech.data_dir out."
+        )
+    taught, unseen = load_spoken(config.speech.data_dir)
+    found, curves = hearing.fit(
+        taught.sounds,
+        taught.texts,
+        aligner.embed_texts(taught.texts),
+        config=config.speech,
+        sound=config.sound,
+        seed=config.seed,
+        logs=directory / "tensorboard" / "speech",
+    )
+    return Ears(found, unseen, curves)
+
+
+def make_search(aligner: Aligner, *, ears: Optional[Ears] = None, history_weight: float = 1.0) -> Search:
     """Returns search in the content of the whole catalogue."""
     return Search(
         aligner.tower,
@@ -412,6 +459,7 @@ def make_search(aligner: Aligner, *, history_weight: float = 1.0) -> Search:
         aligner.embed_all(),
         temperature=aligner.temperature,
         history_weight=history_weight,
+        speech=ears.hearing if ears else None,
     )
 
 

@@ -87,7 +87,8 @@ def run(config: Config, *, argv: list[str]) -> Path:
     with clock("align"):
         aligner, align_curves = stages.align(config, shop, items.vocabulary, directory=directory)
         weight = stages.choose_history_weight(shop, aligner, retriever) if aligner else 1.0
-        search = stages.make_search(aligner, history_weight=weight) if aligner else None
+        ears = stages.hear(config, aligner, directory=directory)
+        search = stages.make_search(aligner, ears=ears, history_weight=weight) if aligner else None
     with clock("export"):
         service = Service(candidates, scorer, items, shop.encoders, search=search)
         version = _export(config, service, shop)
@@ -100,11 +101,13 @@ def run(config: Config, *, argv: list[str]) -> Path:
             baselines=baselines,
             retriever=retriever,
             aligner=aligner,
+            ears=ears,
             curves={
                 "retrieval": curves,
                 "finetuning": tuning,
                 "reranking": rerank_curves,
                 "alignment": align_curves,
+                "hearing": ears.curves if ears else {},
             },
             timings=clock.seconds,
             directory=directory,
@@ -120,14 +123,14 @@ def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path
         aligner, curves = stages.align(config, shop, vocabulary, directory=directory)
         if aligner is None:
             raise ValueError("Expected interactions, or texts or pictures to search in, got neither; give some.")
+        ears = stages.hear(config, aligner, directory=directory)
     with clock("export"):
-        search = stages.make_search(aligner)
+        search = stages.make_search(aligner, ears=ears)
         service = ContentService(search, aligner.content, shop.encoders, ids=shop.dataset.items.ids)
         version = _export(config, service, shop)
     with clock("evaluate"):
-        report = results.search_report(
-            config, shop, aligner, curves={"alignment": curves}, timings=clock.seconds, argv=argv
-        )
+        shown = {"alignment": curves, "hearing": ears.curves if ears else {}}
+        report = results.search_report(config, shop, aligner, ears=ears, curves=shown, timings=clock.seconds, argv=argv)
     return _finish(report, directory, version, gallery=results.search_gallery(config, shop, aligner))
 
 
