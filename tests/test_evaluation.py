@@ -210,6 +210,21 @@ def test_taking_every_modality_away_costs_more_than_one():
     assert evaluation.mean_ndcg(nothing, shop.parts.test) < min(ndcg.values())
 
 
+def test_a_modality_that_more_and_more_items_lack_ends_where_all_lack_it():
+    shop, retriever = shops.shop(), shops.retriever()
+    found = {
+        (name, share): lists for name, share, lists in evaluation.robustness(retriever, shop.parts.test, shop.context)
+    }
+    hidden = evaluation.hidden_modalities(retriever, shop.parts.test, shop.context)
+    for name in shops.features().modalities:
+        np.testing.assert_array_equal(found[name, 0.0].rows, hidden["all modalities"].rows)
+        np.testing.assert_array_equal(found[name, 1.0].rows, hidden[f"without {name}"].rows)
+    half = np.arange(shops.ITEMS) % 2 == 0
+    mixed = retriever.corpus_vectors(hidden=("image",), of=half).numpy()
+    whole, none = retriever.corpus_vectors().numpy(), retriever.corpus_vectors(hidden=("image",)).numpy()
+    np.testing.assert_allclose(mixed, np.where(half[:, np.newaxis], none, whole), atol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_report_holds_what_the_contract_names(baselines, tmp_path):
     shop = shops.shop()
@@ -220,7 +235,7 @@ def test_the_report_holds_what_the_contract_names(baselines, tmp_path):
         systems,
         baselines=baselines,
         retriever=shops.retriever(),
-        aligner=shops.aligner(),
+        asked=results.ask_all(shops.CONFIG, shop, shops.version(), shops.aligner(), None),
         curves={},
         timings={"load": 1.0},
         directory=tmp_path,
@@ -241,6 +256,8 @@ def test_the_report_holds_what_the_contract_names(baselines, tmp_path):
     pairs = {(found["a"], found["b"]) for found in again["comparisons"]}
     assert ("retrieval+reranker", "retrieval") in pairs
     assert ("retrieval", "ease") in pairs
+    assert ("two words and the history", "the history") in pairs
+    assert {"0%", "25%", "50%", "75%", "100%"} == set(again["robustness"]["image"])
     assert again["reproduce"] == ["python train.py --size tiny"]
 
 

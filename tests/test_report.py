@@ -58,6 +58,7 @@ def example():
         "configuration": {"retrieval": {"dim": 64}},
         "reproduce": ["python train.py --source demo"],
         "by_k": {name: {"ndcg": {"1": statistic(m / 2), "10": statistic(m)}} for name, m in means.items()},
+        "robustness": {"image": {"0%": statistic(0.2), "50%": statistic(0.15), "100%": statistic(0.1)}},
     }
 
 
@@ -204,7 +205,7 @@ def test_every_reference_inside_the_plots_and_the_page_leads_somewhere(written, 
 def test_every_picture_says_what_it_shows(page):
     assert page.of("img")
     assert all(attributes["alt"] for attributes in page.of("img"))
-    assert len(page.of("svg")) == 4  # slices, by k, ablation, curves
+    assert len(page.of("svg")) == 5  # slices, by k, ablation, robustness, curves
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in page.of("svg"))
 
 

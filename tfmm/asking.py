@@ -15,7 +15,7 @@ import numpy as np
 from tfmm import confidence
 from tfmm.alignment import Aligner, own_ranks
 from tfmm.content import IMAGE, TEXT
-from tfmm.phrases import Phrases
+from tfmm.phrases import TWO_FIELDS, Phrases
 from tfmm.ragged import Ragged
 from tfmm.sources.dataset import Dataset, KnownQueries
 from tfmm.sources.spoken import SpokenQueries
@@ -126,10 +126,16 @@ def spoken_tables(aligner: Aligner, dataset: Dataset, spoken: SpokenQueries, hea
     return found
 
 
-def typed_words(phrases: Phrases, queries: Queries) -> list[str]:
-    """Returns what each query's shopper might type: words for two attributes of the first target; "" without any."""
-    first = np.array([targets[0] for targets in (queries.targets[row] for row in range(len(queries)))], int)
-    return [str(text) for text in phrases.texts[phrases.of_item[first, 1]]]
+def typed(phrases: Phrases, queries: Queries) -> tuple[Queries, np.ndarray]:
+    """Returns the queries narrowed to their first target, and two words that their shoppers type for it.
+
+    Queries whose target has no attributes to name are left out. The words are `[queries]` str (object).
+    """
+    first = queries.targets.values[queries.targets.offsets[:-1]]
+    words = phrases.texts[phrases.of_item[first, TWO_FIELDS]]
+    rows = np.flatnonzero(words != "")
+    narrowed = dataclasses.replace(queries.take(rows), targets=Ragged(first[rows], np.arange(len(rows) + 1)))
+    return narrowed, words[rows]
 
 
 def _known(vectors: np.ndarray) -> np.ndarray:

@@ -341,11 +341,35 @@ def hidden_modalities(retriever: Retriever, queries: Queries, context: Ragged) -
     return {name: retrieval_lists(retriever, queries, context, hidden=hidden) for name, hidden in options.items()}
 
 
-def retrieval_lists(retriever: Retriever, queries: Queries, context: Ragged, *, hidden: tuple[str, ...] = ()) -> Lists:
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def robustness(
+    retriever: Retriever, queries: Queries, context: Ragged, *, seed: int = 0
+) -> Iterator[tuple[str, float, Lists]]:
+    """Yields modality, share of the items that lack it, and what retrieval alone then recommends.
+
+    The items are drawn at random; those of a smaller share are among those of a larger one.
+    """
+    order = np.random.default_rng(seed).permutation(retriever.num_items)
+    for name in retriever.towers.candidate.modalities:
+        for share in SHARES:
+            of = order < round(share * len(order))
+            yield name, share, retrieval_lists(retriever, queries, context, hidden=(name,), of=of)
+
+
+def retrieval_lists(
+    retriever: Retriever,
+    queries: Queries,
+    context: Ragged,
+    *,
+    hidden: tuple[str, ...] = (),
+    of: Optional[np.ndarray] = None,
+) -> Lists:
     """Returns what the towers in memory recommend."""
     parts = [
         lists_of_scores(scores, chunk.history)
-        for chunk, scores in score_queries(retriever, queries, context, hidden=hidden)
+        for chunk, scores in score_queries(retriever, queries, context, hidden=hidden, of=of)
     ]
     return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
 

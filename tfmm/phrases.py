@@ -15,6 +15,8 @@ from tfmm.ragged import Ragged
 FIELDS = 5
 VARIANTS = 4
 """All of the first `FIELDS` fields that are known; the first two; the first; two at random."""
+TWO_FIELDS = 1
+"""The variant of the first two."""
 ROW, TITLE = 0, 1
 """Columns of `Phrases.codes`; those of the fields follow."""
 

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from tfmm import evaluation, stages
+from tfmm import evaluation, schema, stages
 from tfmm.alignment import Aligner
-from tfmm.asking import Table, ask_tables, best_rows, spoken_tables
+from tfmm.asking import Table, ask_tables, best_rows, spoken_tables, typed
 from tfmm.config import Config
 from tfmm.content import IMAGE
 from tfmm.encoders.sound import SoundConfig, keep_log_mel
 from tfmm.evaluation import KS, Baseline, Lists
 from tfmm.hearing import Hearing
+from tfmm.ragged import Ragged
 from tfmm.report import Card, GalleryRow
 from tfmm.retrieval import Retriever
 from tfmm.sources.spoken import SpokenQueries
+from tfmm.splits import Queries
 from tfmm.stages import Catalogue, Ears, Shop
 
 OURS = "retrieval+reranker"
@@ -41,6 +43,45 @@ def recommend_all(config: Config, shop: Shop, version: Path, baselines: Mapping[
     return systems
 
 
+class Asked(NamedTuple):
+    """How well search finds: kinds of query x metrics, and what a history changes."""
+
+    table: Table
+    comparisons: list[dict]
+
+
+def ask_all(
+    config: Config, shop: Shop, version: Path, aligner: Optional[Aligner], ears: Optional[Ears]
+) -> Optional[Asked]:
+    """Returns how well search finds what test shoppers ask for, if anything can be asked.
+
+    Beside the kinds of query: each shopper types two words for the first target. The export is asked with the words,
+    with the history, and with both; what the shopper has had is never an answer.
+    """
+    if aligner is None:
+        return None
+    table = asking_tables(config, shop, aligner, ears)
+    queries, words = typed(aligner.phrases, shop.parts.test)
+    if not len(queries):
+        return Asked(table, [])
+    whole = {**shop.wire(queries), schema.QUERY_TEXT: words}
+    nothing = Ragged.from_rows([[]] * len(queries), object)
+    unknown = {schema.HISTORY: nothing, schema.HISTORY_TIMES: nothing, schema.HISTORY_EVENTS: nothing}
+    wires = {
+        "two words typed": {**whole, **unknown, schema.EXCLUDE: whole[schema.HISTORY]},
+        "the history": {name: column for name, column in whole.items() if name != schema.QUERY_TEXT},
+        "two words and the history": whole,
+    }
+    size, found = config.evaluation.batch_size, {}
+    for name, wire in wires.items():
+        ids = shop.dataset.items.ids
+        found[name] = evaluation.exported_lists(version, wire, ids, signature="recommend", batch_size=size)
+        table[f"{name} -> the next item"] = _brief(found[name], queries)
+    both, others = "two words and the history", ("two words typed", "the history")
+    pairs = [evaluation.compare(found[both], found[name], queries, names=(both, name)) for name in others]
+    return Asked(table, pairs)
+
+
 def build_report(
     config: Config,
     shop: Shop,
@@ -48,8 +89,7 @@ def build_report(
     *,
     baselines: Mapping[str, Baseline],
     retriever: Retriever,
-    aligner: Optional[Aligner],
-    ears: Optional[Ears] = None,
+    asked: Optional[Asked],
     curves: Mapping[str, Any],
     timings: Mapping[str, float],
     directory: Path,
@@ -81,6 +121,7 @@ def build_report(
         "models": entries,
         "comparisons": _comparisons(systems, queries),
         "ablations": _ablations(config, shop, retriever, directory),
+        "robustness": _robustness(config, shop, retriever),
         "by_k": {name: _by_k(entry["metrics"]) for name, entry in entries.items()},
         "curves": dict(curves),
         "timings": dict(timings),
@@ -88,8 +129,9 @@ def build_report(
         "configuration": config.to_dict(),
         "reproduce": ["python train.py " + " ".join(argv)],
     }
-    if aligner is not None:
-        report["asking"] = asking_tables(config, shop, aligner, ears)
+    if asked is not None:
+        report["asking"] = asked.table
+        report["comparisons"] += asked.comparisons
     if dataset.true_utility is not None:
         report["attainable"] = _attainable(shop, entries[OURS]["metrics"])
     return report
@@ -192,26 +234,40 @@ def _ablations(config: Config, shop: Shop, retriever: Retriever, directory: Path
     if wanted == "none":
         return {}
     hidden = evaluation.hidden_modalities(retriever, queries, shop.context)
-    groups = {"taken away at test time": {name: _brief(lists, shop) for name, lists in hidden.items()}}
+    groups = {"taken away at test time": {name: _brief(lists, shop.parts.test) for name, lists in hidden.items()}}
     if wanted == "retrain":
         modalities = retriever.towers.candidate.modalities
         alone = groups["trained on these alone"] = {}
         for chosen in (modalities, *((name,) for name in modalities)):
             ablated = stages.train_ablated(config, shop, chosen, directory=directory)
             lists = evaluation.retrieval_lists(ablated, queries, shop.context)
-            alone["all" if chosen == modalities else chosen[0]] = _brief(lists, shop)
+            alone["all" if chosen == modalities else chosen[0]] = _brief(lists, shop.parts.test)
     return groups
 
 
-def _brief(lists: Lists, shop: Shop) -> dict[str, Any]:
-    queries = shop.parts.test
+_ASKED_WITHOUT = 1000  # queries that the curve of missing modalities is measured on, at most
+
+
+def _robustness(config: Config, shop: Shop, retriever: Retriever) -> dict[str, Any]:
+    """Returns, for each modality, what retrieval alone is worth when a share of the items lacks it."""
+    if config.evaluation.ablations == "none":
+        return {}
+    chosen = np.random.default_rng(config.seed).permutation(len(shop.parts.test))[:_ASKED_WITHOUT]
+    queries = shop.parts.test.take(np.sort(chosen))
+    curves: dict[str, Any] = {}
+    for name, share, lists in evaluation.robustness(retriever, queries, shop.context, seed=config.seed):
+        curves.setdefault(name, {})[f"{share:.0%}"] = _brief(lists, queries)["ndcg@10"]
+    return curves
+
+
+def _brief(lists: Lists, queries: Queries) -> dict[str, Any]:
     found = evaluation.measure(lists, queries.targets)
     return {name: evaluation.interval(found[name], queries.user) for name in ("ndcg@10", "recall@10")}
 
 
 def _attainable(shop: Shop, ours: Mapping[str, Any]) -> dict[str, Any]:
     lists = evaluation.attainable_lists(shop.parts.test, shop.dataset.true_utility)  # type: ignore[arg-type]
-    best = _brief(lists, shop)
+    best = _brief(lists, shop.parts.test)
     return {**best, "share": ours["ndcg@10"]["mean"] / max(best["ndcg@10"]["mean"], 1e-12)}
 
 

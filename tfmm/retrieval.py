@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import tensorflow as tf
@@ -97,11 +98,20 @@ class Retriever(tfrs.Model):
         batch = {name: tf.gather(column, rows) for name, column in self.columns.items()}
         return self.towers.candidate(batch, training=training)
 
-    def corpus_vectors(self, *, training: bool = False, hidden: tuple[str, ...] = ()) -> tf.Tensor:
-        """Returns `[num_items, dim]`, as if the `hidden` modalities were missing from every item."""
+    def corpus_vectors(
+        self, *, training: bool = False, hidden: tuple[str, ...] = (), of: Optional[np.ndarray] = None
+    ) -> tf.Tensor:
+        """Returns `[num_items, dim]`, as if the `hidden` modalities were missing.
+
+        Args:
+            training: whether dropout is on.
+            hidden: modalities.
+            of: `[num_items]` bool: the items that lack them; None = all.
+        """
         corpus = {name: column[:-1] for name, column in self.columns.items()}
-        kept = tf.constant([name not in hidden for name in self.towers.candidate.modalities])
-        corpus[PRESENT] &= kept
+        if hidden:
+            gone = np.array([name in hidden for name in self.towers.candidate.modalities])
+            corpus[PRESENT] &= ~(gone if of is None else of[:, np.newaxis] & gone)
         return self.towers.candidate(corpus, training=training)
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
@@ -177,7 +187,13 @@ class Retriever(tfrs.Model):
 
 
 def score_queries(
-    retriever: Retriever, queries: Queries, context: Ragged, *, hidden: tuple[str, ...] = (), batch_size: int = 256
+    retriever: Retriever,
+    queries: Queries,
+    context: Ragged,
+    *,
+    hidden: tuple[str, ...] = (),
+    of: Optional[np.ndarray] = None,
+    batch_size: int = 256,
 ) -> Iterator[tuple[Queries, np.ndarray]]:
     """Yields chunks of the queries with their scores of the whole corpus, `[chunk, num_items]`.
 
@@ -185,10 +201,11 @@ def score_queries(
         retriever: trained.
         queries: whom to answer.
         context: "field=value" of every user, one row a user.
-        hidden: modalities to take away from every item.
+        hidden: modalities to take away.
+        of: `[num_items]` bool: from these items; None = from all.
         batch_size: queries a chunk.
     """
-    table = retriever.corpus_vectors(hidden=hidden)
+    table = retriever.corpus_vectors(hidden=hidden, of=of)
     corpus = unit(table)
     for start in range(0, len(queries), batch_size):
         chunk = queries.take(np.arange(start, min(start + batch_size, len(queries))))

@@ -24,7 +24,7 @@ from tfmm import (
     schema,
 )
 from tfmm.alignment import Aligner
-from tfmm.asking import AskParts, ask_parts, typed_words
+from tfmm.asking import AskParts, ask_parts, typed
 from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
 from tfmm.content import ASKABLE, TEXT, content_of
@@ -469,11 +469,12 @@ _HISTORY_WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 def choose_history_weight(shop: Shop, aligner: Aligner, retriever: Retriever, *, most: int = 1000) -> float:
     """Returns how much a shopper's taste counts beside what was typed: what is best on validation.
 
-    The shopper of each query types two words for the first of the targets; NDCG@10 of all targets decides.
+    The shopper of each query types two words for the first of the targets; its NDCG@10 decides.
     """
     chosen = np.random.default_rng(0).permutation(len(shop.parts.validation))[:most]
-    queries = shop.parts.validation.take(np.sort(chosen))
-    texts = typed_words(aligner.phrases, queries)
+    queries, texts = typed(aligner.phrases, shop.parts.validation.take(np.sort(chosen)))
+    if not len(queries):
+        return 1.0
     corpus = aligner.embed_all()
     asked = aligner.embed_texts(texts) @ corpus.T / aligner.temperature
     taste = np.concatenate([scores for _, scores in retrieval.score_queries(retriever, queries, shop.context)])

@@ -100,8 +100,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
             systems,
             baselines=baselines,
             retriever=retriever,
-            aligner=aligner,
-            ears=ears,
+            asked=results.ask_all(config, shop, version, aligner, ears),
             curves={
                 "retrieval": curves,
                 "finetuning": tuning,

@@ -47,6 +47,7 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
         slice_table=_slice_table(models),
         asking=_asking_table(report.get("asking", {})),
         ablations=_ablation_plots(report["ablations"]),
+        robustness=_robustness_plot(report.get("robustness", {})),
         curves=[
             Markup(plots.curves(series, stage=name)) for name, series in report.get("curves", {}).items() if series
         ],
@@ -209,6 +210,10 @@ def _asking_table(asking: Mapping[str, Any]) -> dict[str, Any]:
         for kind, found in asking.items()
     ]
     return {"columns": metrics, "rows": rows}
+
+
+def _robustness_plot(curves: Mapping[str, Any]) -> Markup | None:
+    return Markup(plots.robustness(curves, metric=_PRIMARY)) if curves else None
 
 
 def _ablation_plots(ablations: Mapping[str, Any]) -> list[tuple[str, Markup]]:

@@ -64,23 +64,43 @@ def by_k(values: Mapping[str, Mapping[str, Any]], *, metric: str) -> str:
         values: model -> `{"1": statistic, "5": statistic, ...}`.
         metric: its name without the k.
     """
-    ks = sorted({int(k) for by_length in values.values() for k in by_length})
+    ks = sorted({k for by_length in values.values() for k in by_length}, key=int)
+    description = f"{metric} by length of the list for {', '.join(values)}"
+    return _lines(values, ks, xlabel="k, length of the list", ylabel=f"{metric}@k", description=description)
+
+
+def robustness(values: Mapping[str, Mapping[str, Any]], *, metric: str) -> str:
+    """Returns a line plot of one metric over the share of items that lack a modality, one line a modality.
+
+    Args:
+        values: modality -> `{"0%": statistic, "25%": statistic, ...}`.
+        metric: e.g. "ndcg@10".
+    """
+    shares = sorted({share for by_share in values.values() for share in by_share}, key=lambda share: float(share[:-1]))
+    description = f"{metric} by share of items that lack {', '.join(values)}"
+    return _lines(values, shares, xlabel="items without it", ylabel=metric, description=description)
+
+
+def _lines(
+    values: Mapping[str, Mapping[str, Any]], ticks: Sequence[str], *, xlabel: str, ylabel: str, description: str
+) -> str:
+    """Returns one line with error bars a name, over ticks that stand equally far apart."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(3.5)
         look = series(values)
-        for number, (model, by_length) in enumerate(values.items()):
-            places = [place for place, k in enumerate(ks) if str(k) in by_length]
-            means, errors = _bars([by_length[str(ks[place])] for place in places])
+        for number, (name, by_tick) in enumerate(values.items()):
+            places = [place for place, tick in enumerate(ticks) if tick in by_tick]
+            means, errors = _bars([by_tick[ticks[place]] for place in places])
             shift = 0.06 * (number - (len(values) - 1) / 2)  # keeps error bars from hiding each other
             axes.errorbar(
-                np.array(places) + shift, means, errors, label=model, capsize=2, lw=1.8, **_look(look[model], 5)
+                np.array(places) + shift, means, errors, label=name, capsize=2, lw=1.8, **_look(look[name], 5)
             )
-        axes.set_xticks(range(len(ks)), [str(k) for k in ks])
-        axes.set(xlabel="k, length of the list", ylabel=f"{metric}@k")
+        axes.set_xticks(range(len(ticks)), ticks)
+        axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.set_ylim(bottom=0)
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside lower center", ncols=2)
-        return _svg(figure, f"{metric} by length of the list for {', '.join(values)}")
+        return _svg(figure, description)
 
 
 def slices(models: Mapping[str, Mapping[str, Any]], *, metric: str) -> str:

@@ -54,7 +54,7 @@ def _show_models(report: Mapping[str, Any], console: Console) -> None:
     for row in report.get("comparisons", ()):
         low, high = row["ci95"]
         verdict = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-        if row["a"] == "retrieval+reranker":
+        if row["a"] != "retrieval":
             console.print(f"{row['a']} is {verdict} {row['b']}: {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
 
 
