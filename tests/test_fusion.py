@@ -50,7 +50,7 @@ def test_a_present_modality_does_matter(kind):
     layer, (vectors, present) = randomised(kind), inputs()
     for row, modality in zip(*np.nonzero(present)):
         other = vectors.copy()
-        other[row, modality] += 1.0
+        other[row, modality] *= -1.0
         assert np.abs(layer(vectors, present)[row] - layer(other, present)[row]).max() > 1e-4
 
 
@@ -109,6 +109,50 @@ def test_the_gates_are_sigmoids_of_all_vectors():
         np.testing.assert_allclose(layer(vectors, present)[row], gates @ filled, rtol=1e-4, atol=1e-4)
 
 
+def filled_by_hand(layer: tf.keras.layers.Layer, row: int) -> np.ndarray:
+    vectors, present = inputs()
+    absent = layer.absent.numpy()
+    return np.array([vectors[row, m] if present[row, m] else absent[m] for m in range(MODALITIES)])
+
+
+def test_the_other_linear_kinds_are_what_their_equations_say():
+    for row in range(BATCH):
+        weighted, concat, late = (randomised(kind) for kind in ("weighted", "concat", "late"))
+        expected = weighted.weight.numpy() @ filled_by_hand(weighted, row)
+        np.testing.assert_allclose(weighted(*inputs())[row], expected, rtol=1e-4, atol=1e-5)
+        expected = filled_by_hand(concat, row).ravel() @ concat.mix.numpy().reshape(MODALITIES * DIM, DIM)
+        np.testing.assert_allclose(concat(*inputs())[row], expected, rtol=1e-4, atol=1e-4)
+        blocks = [[0, 1], [2], [3]]  # of 4 dimensions for 3 modalities
+        found = late(*inputs())[row].numpy()
+        for modality, block in enumerate(blocks):
+            part = filled_by_hand(late, row)[modality, block]
+            expected = late.weight.numpy()[modality] * part / np.linalg.norm(part)
+            np.testing.assert_allclose(found[block], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_attention_adds_what_the_modalities_ask_of_each_other_and_starts_as_the_sum():
+    layer, (vectors, present) = randomised("cross"), inputs()
+    ask, answer, value = (dense.kernel.numpy() for dense in (layer.ask, layer.answer, layer.value))
+    for row in range(BATCH - 1):
+        there = vectors[row][present[row]]
+        logits = (there @ ask) @ (there @ answer).T / np.sqrt(DIM)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        expected = (there + weights @ (there @ value)).sum(axis=0) + layer.absent.numpy()[~present[row]].sum(axis=0)
+        np.testing.assert_allclose(layer(vectors, present)[row], expected, rtol=1e-4, atol=1e-4)
+    start = fusion("cross")(vectors, present).numpy()
+    np.testing.assert_allclose(start, (vectors * present[..., np.newaxis]).sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_parts_of_absent_modalities_do_not_depend_on_their_vectors_and_all_parts_make_the_whole(kind):
+    layer, (vectors, present) = randomised(kind), inputs()
+    parts = layer.parts(tf.constant(vectors), tf.constant(present)).numpy()
+    np.testing.assert_allclose(parts.sum(axis=1), layer(vectors, present), rtol=1e-5, atol=1e-5)
+    other = np.where(present[..., np.newaxis], vectors, 7.0).astype(np.float32)
+    np.testing.assert_array_equal(layer.parts(tf.constant(other), tf.constant(present)).numpy(), parts)
+
+
 def test_an_unknown_kind_is_named_with_what_there_is():
-    with pytest.raises(ValueError, match="attention, sum, gated, concat, got 'mean'"):
+    with pytest.raises(ValueError, match="attention, sum, weighted, gated, concat, cross, late, got 'mean'"):
         fusion("mean")
