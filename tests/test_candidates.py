@@ -145,10 +145,11 @@ def naive_features(query: Query) -> dict[str, np.ndarray]:
     price = np.log1p(shops.dataset().items.numeric["price"])
     seen = np.isin(np.arange(shops.ITEMS), events.item)
     standard = (price - np.nanmean(price[seen])) / np.nanstd(price[seen])
+    known = seen[LIST]  # of a new item, co-visits say nothing: it is taken for average
     age = (events.time.max() - events.time) / 86_400 / shops.CONFIG.candidates.half_life_days
     expected = {
         "retrieval": near,
-        "co_visited_in_list": (told - told.mean()) / (told.std() or 1.0),
+        "co_visited_in_list": np.where(known, (told - told[known].mean()) / (told[known].std() or 1.0), 0.0),
         "retrieval_in_list": (near - near.mean()) / near.std(),
         "co_visited": told,
         "co_visited_last": naive_co_visits(history, newest=1)[LIST],

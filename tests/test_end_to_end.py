@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SIGNATURES = {
     *("serving_default", "recommend", "recommend_examples", "retrieve", "rank"),
-    *("embed_query", "embed_item", "similar_items"),
+    *("embed_query", "embed_item", "similar_items", "explain"),
 }
 METRICS = ("ndcg@10", "recall@10", "mrr@10", "map@10", "coverage@10", "diversity@10")
 OUTPUT = "output.txt"

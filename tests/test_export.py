@@ -13,7 +13,7 @@ from tfmm.export import EXAMPLES, export
 from tfmm.features import ATTRIBUTES, ID, PRESENT
 from tfmm.ragged import Ragged
 from tfmm.service import ATTRIBUTE_TERMS
-from tfmm.serving.queries import Query, build_example, build_request, read_answers
+from tfmm.serving.queries import Query, build_example, build_request, explain_request, read_answers
 
 NOW = shops.START + 99 * shops.DAY
 QUERIES = [
@@ -51,7 +51,7 @@ def groups(answer: list[tuple[str, float]]) -> np.ndarray:
 
 def test_every_signature_of_the_contract_is_there(signatures):
     queries = {"serving_default", "recommend", "retrieve", "embed_query"}
-    assert set(signatures) == queries | {"recommend_examples", "rank", "embed_item", "similar_items"}
+    assert set(signatures) == queries | {"recommend_examples", "rank", "embed_item", "similar_items", "explain"}
     for name in queries:
         found = {
             key: (spec.dtype, spec.shape.rank) for key, spec in signatures[name].structured_input_signature[1].items()
@@ -80,6 +80,37 @@ def test_retrieve_is_the_cosine_to_every_item_that_is_not_seen(signatures):
         expected = sorted(free, key=lambda row: -scores[row])
         assert ids(answer) == [f"i{row}" for row in expected]
         np.testing.assert_allclose([score for _, score in answer], scores[expected], rtol=1e-3, atol=1e-3)
+
+
+def test_what_a_score_is_made_of_sums_to_it_and_the_history_counts_by_what_is_lost_without(signatures):
+    query = Query(history=["i1", "i2", "no", "i5"], events=["view", "purchase", "view", ""], time=shops.START)
+    near = dict(ask(signatures, [query], "retrieve")[0])
+    items = [*near, "nobody"]
+    found = call(signatures, "explain", **explain_request(query, items))
+    assert [name.decode() for name in found["modalities"][0]] == list(shops.features().modalities)
+    shares = found["modality_shares"][0]
+    np.testing.assert_allclose(shares.sum(axis=1)[:-1], list(near.values()), rtol=1e-3, atol=1e-3)
+    assert not shares[-1].any() and not found["history_shares"][0][-1].any()
+    for place in range(4):
+        history, events = ([v for p, v in enumerate(given) if p != place] for given in (query.history, query.events))
+        without = dict(ask(signatures, [Query(history=history, events=events, time=shops.START)], "retrieve")[0])
+        for number, item in enumerate(items):
+            if item in without:
+                fall = near[item] - without[item]
+                np.testing.assert_allclose(found["history_shares"][0][number, place], fall, rtol=1e-2, atol=2e-3)
+
+
+def test_a_modality_that_a_product_lacks_can_only_count_by_its_absence(signatures):
+    bare = [row for row in range(shops.ITEMS) if row % 10 == 3]  # no picture
+    query = Query(history=["i1"])
+    found = call(signatures, "explain", **explain_request(query, [f"i{row}" for row in bare]))
+    names = list(shops.features().modalities)
+    fusion = shops.retriever().towers.candidate.fusion
+    vector = call(signatures, "embed_query", **build_request([query]))["embedding"][0, : shops.CONFIG.towers.dim]
+    absent = fusion.absent.numpy()[names.index("image")] @ vector / shops.CONFIG.retrieval.temperature
+    table = shops.retriever().corpus_vectors().numpy()[bare]
+    expected = absent / np.linalg.norm(table, axis=1)
+    np.testing.assert_allclose(found["modality_shares"][0][:, names.index("image")], expected, rtol=1e-2, atol=1e-3)
 
 
 def test_the_default_signature_is_recommend(signatures):

@@ -17,7 +17,15 @@ from tfmm import schema
 from tfmm.serving.catalogue import Catalogue, read_catalogue, write_catalogue
 from tfmm.serving.errors import ServingError
 from tfmm.serving.load import Load, LoadOptions, load_test, measure
-from tfmm.serving.queries import Query, build_example, build_request, read_answers
+from tfmm.serving.queries import (
+    Query,
+    Reason,
+    build_example,
+    build_request,
+    explain_request,
+    read_answers,
+    read_reasons,
+)
 from tfmm.serving.servable import _op_message
 from tfmm.serving.show import page, table, write_page
 from tfmm.serving.tensors import from_proto, to_proto
@@ -202,3 +210,19 @@ def test_a_load_test_ends_at_its_bounds_and_counts_what_failed():
 def test_a_load_test_stays_on_this_machine_unless_told_otherwise(target):
     with pytest.raises(PermissionError, match="allow_remote"):
         load_test(target, [{}])
+
+
+def test_reasons_are_shares_of_what_speaks_for_an_item_and_what_it_leans_on_most():
+    query = Query(history=["a", "b", "a"])
+    outputs = {
+        "modalities": np.array([[b"id", b"image", b"text"]], object),
+        "modality_shares": np.array([[[1.0, -0.5, 3.0], [0.0, 0.0, 0.0]]]),
+        "history_shares": np.array([[[0.1, 0.4, 0.3], [-0.1, -0.2, 0.0]]]),
+    }
+    first, second = read_reasons(query, outputs)
+    assert first == Reason({"text": 0.75, "id": 0.25}, ["b", "a"]) and second == Reason({}, [])
+    assert list(first.modalities) == ["text", "id"]
+    shown = page(query, [("x", 1.0), ("y", 0.5)], Catalogue({"b": "<Red> shoe"}), {"x": first, "y": second})
+    assert "text 75%, id 25%; like &lt;Red&gt; shoe and a" in shown
+    assert shown.count('class="why"') == 1
+    assert explain_request(query, ["x", "y"])["item_ids"].tolist() == [[b"x", b"y"]]

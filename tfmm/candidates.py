@@ -178,9 +178,8 @@ class Candidates(tf.Module):
         return {"table": table, "corpus": unit(table), "modal": self._modal(features), "numbers": numbers}
 
     def _modal(self, features: Tensors) -> tf.Tensor:
-        """Returns `[batch, modalities, dim]` of length 1, zeros where an item lacks a modality."""
-        present = tf.cast(features[PRESENT], tf.float32)
-        return unit(self.towers.candidate.project(features)) * present[..., tf.newaxis]
+        """Returns `[batch, modalities, dim]`, what is fused; zeros where an item lacks a modality."""
+        return tf.where(features[PRESENT][..., tf.newaxis], self.towers.candidate.project(features), 0.0)
 
     def encode_query(self, query: Tensors) -> Tensors:
         """Returns the query with `rows` `[batch, length]` of its newest known items, left-aligned, and its `vector`.
@@ -236,7 +235,7 @@ class Candidates(tf.Module):
         co_visited = tf.gather(self._co_visits(history, importance), safe, batch_dims=1)
         columns = [
             near,
-            _standardised(co_visited, mask),
+            _standardised(co_visited, mask & (tf.gather(self.counts[:, 0], safe) > 0)),
             _standardised(near, mask),
             co_visited,
             tf.gather(self._co_visits(history, newest), safe, batch_dims=1),
@@ -263,9 +262,40 @@ class Candidates(tf.Module):
 
     def _like_history(self, history: tf.Tensor, importance: tf.Tensor, candidates: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, list_size, modalities]`: cosine of each candidate to the history's weighted mean."""
-        modal = tf.gather(self.modal, self._modal_columns, axis=1)
+        modal = unit(tf.gather(self.modal, self._modal_columns, axis=1))
         mean = unit(tf.einsum("bl,blmd->bmd", importance, tf.gather(modal, tf.maximum(history, 0))))
         return tf.einsum("bmd,bcmd->bcm", mean, tf.gather(modal, candidates))
+
+    def shares(self, query: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the towers' scores of some items are made of, zeros where a row is -1.
+
+        Args:
+            query: of `encode_query`.
+            rows: `[batch, n]`.
+
+        Returns:
+            `[batch, n, modalities]`, what each modality of the item adds: exact, they sum to the score; and
+            `[batch, n, length]`, by how much the score would fall without each item of the history as it was given.
+        """
+        safe, known = tf.maximum(rows, 0), tf.cast(rows >= 0, tf.float32)[..., tf.newaxis]
+        shape = tf.concat([tf.shape(rows), self.modal.shape[1:]], axis=0)
+        modal = tf.reshape(tf.gather(self.modal, safe), tf.concat([[-1], self.modal.shape[1:]], axis=0))
+        parts = self.towers.candidate.fusion.parts(modal, tf.reduce_any(modal != 0, axis=-1))
+        parts /= tf.maximum(tf.norm(tf.reduce_sum(parts, axis=1), axis=-1), 1e-12)[:, tf.newaxis, tf.newaxis]
+        of_modalities = tf.einsum("bd,bnmd->bnm", query["vector"] / self.temperature, tf.reshape(parts, shape))
+        items = tf.gather(self.corpus, safe) / self.temperature
+        length = tf.shape(query[schema.HISTORY])[1]
+        changes = query["vector"][:, tf.newaxis] - self._without_each(query, length)  # [batch, length, dim]
+        return of_modalities * known, tf.einsum("bld,bnd->bnl", changes, items) * known
+
+    def _without_each(self, query: Tensors, length: tf.Tensor) -> tf.Tensor:
+        """Returns `[batch, length, dim]`: the query's vector if each item of the history had not been."""
+        given = {name: query[name] for name in schema.query_signature()}
+        each = {name: tf.repeat(column, length, axis=0) for name, column in given.items()}
+        gone = tf.tile(tf.eye(length, dtype=tf.bool), [tf.shape(query[schema.HISTORY])[0], 1])
+        each[schema.HISTORY] = tf.where(gone, "", each[schema.HISTORY])
+        vectors = self.encode_query(each)["vector"]
+        return tf.reshape(vectors, [-1, length, vectors.shape[1]])
 
     def _age(self, query: Tensors, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, list_size]`: log of the days since launch; 0 where either time is unknown."""
@@ -357,12 +387,12 @@ def _age(rows: tf.Tensor) -> tf.Tensor:
 
 
 def _standardised(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Returns the values at mean 0 and deviation 1 within each list."""
+    """Returns the values at mean 0 and deviation 1 over the mask of each list; 0, the mean, outside it."""
     weight = tf.cast(mask, tf.float32)
     count = tf.maximum(tf.reduce_sum(weight, axis=-1, keepdims=True), 1.0)
     centred = values - tf.reduce_sum(values * weight, axis=-1, keepdims=True) / count
     deviation = tf.sqrt(tf.reduce_sum(tf.square(centred) * weight, axis=-1, keepdims=True) / count)
-    return tf.math.divide_no_nan(centred, deviation)
+    return tf.where(mask, tf.math.divide_no_nan(centred, deviation), 0.0)
 
 
 def _newest(column: tf.Tensor, keep: tf.Tensor, length: int) -> tf.Tensor:

@@ -21,7 +21,7 @@ from tfmm.progress import console as messages
 
 if TYPE_CHECKING:
     from tfmm.serving.catalogue import Catalogue
-    from tfmm.serving.queries import Query
+    from tfmm.serving.queries import Answer, Query, Reason
 
 _log = logging.getLogger(__name__)
 MODEL = "tfmm"
@@ -198,12 +198,29 @@ def _recommend(argv: Sequence[str]) -> int:
         for sentence in _unknown(model, query, catalogue):
             messages.print(sentence, markup=False, highlight=False, soft_wrap=True)
         answer = model.recommend_batch([query])[0][: options.k]
+        reasons = _reasons(model, query, answer) if options.html else {}
     if options.html is None:
         Console().print(table(answer, catalogue))
     else:
-        path = write_page(options.html, query, answer, catalogue)
+        path = write_page(options.html, query, answer, catalogue, reasons)
         Console(soft_wrap=True).print(f"wrote {path}", highlight=False)
     return 0
+
+
+def _reasons(model: Any, query: Query, answer: Answer) -> dict[str, Reason]:
+    """Returns why each item suits the shopper; nothing without a history, or from a model that cannot say."""
+    from tfmm.serving.errors import ServingError
+    from tfmm.serving.queries import explain_request, read_reasons
+
+    items = [item for item, _ in answer]
+    if not items or not query.history:
+        return {}
+    try:
+        outputs = model.predict(explain_request(query, items), signature="explain")
+    except ServingError as error:
+        _log.info("no reasons are shown: %s", error)
+        return {}
+    return dict(zip(items, read_reasons(query, outputs)))
 
 
 def _index(argv: Sequence[str]) -> int:

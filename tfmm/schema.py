@@ -42,6 +42,9 @@ ITEM_IDS = "item_ids"
 SCORES = "scores"
 EMBEDDING = "embedding"
 LABEL = "label"
+MODALITIES = "modalities"
+MODALITY_SHARES = "modality_shares"
+HISTORY_SHARES = "history_shares"
 
 # --- User sequences (training records) -----------------------------------------------------------------------------
 SEQUENCE_ITEMS = "items"  # int64 rows of the item table that the manifest names

@@ -140,6 +140,15 @@ class Storefront(tf.Module):
         """Returns `[batch, dim]` of length 1 of a product that was never seen, where tastes look for products."""
         raise NotImplementedError
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What a product's vector is made of."""
+        raise NotImplementedError
+
+    def shares(self, query: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the taste's scores of rows `[batch, n]` are made of: `[.., modalities]` and `[.., length]`."""
+        raise NotImplementedError
+
     def corpus(self) -> tf.Tensor:
         """Returns `[num_items, dim]` of length 1."""
         raise NotImplementedError
@@ -204,6 +213,25 @@ class Storefront(tf.Module):
         scores = forbid(tf.matmul(vectors, corpus, transpose_b=True), rows[:, tf.newaxis])
         scores, near = top_k(scores, MAX_RESULTS)
         return self._answer(scores, tf.where(rows[:, tf.newaxis] >= 0, near, -1))
+
+    def explain(self, item_ids: tf.Tensor, **query: tf.Tensor) -> Tensors:
+        """Returns why items suit a shopper: what the taste's score of each, `[batch, n]`, is made of.
+
+        Args:
+            item_ids: string `[batch, n]`, usually of an answer; one that the catalogue does not have has no shares.
+            query: as that of `recommend`.
+
+        Returns:
+            `modalities` string `[batch, modalities]`, their names; `modality_shares` `[batch, n, modalities]`, summing
+            to the score; `history_shares` `[batch, n, length]`: by how much it would fall without each item.
+        """
+        encoded, _ = self._encode(query)
+        of_modalities, of_history = self.shares(encoded, self.item_ids.rows(item_ids))
+        return {
+            schema.MODALITIES: tf.tile(tf.constant([self.modalities]), [tf.shape(item_ids)[0], 1]),
+            schema.MODALITY_SHARES: of_modalities,
+            schema.HISTORY_SHARES: of_history,
+        }
 
     def _or_search(self, query: Tensors, allowed: tf.Tensor, plain: Callable) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns scores and rows: by what was asked where anything was, and by `plain` elsewhere."""
@@ -275,6 +303,9 @@ class Storefront(tf.Module):
             "embed_query": tf.function(self.embed_query).get_concrete_function(**query),
             "embed_item": tf.function(self.embed_item).get_concrete_function(**_content_signature()),
             "similar_items": tf.function(self.similar_items).get_concrete_function(strings),
+            "explain": tf.function(self.explain).get_concrete_function(
+                tf.TensorSpec([None, None], tf.string, schema.ITEM_IDS), **query
+            ),
         }
 
 
@@ -320,6 +351,15 @@ class Service(Storefront):
         encoded = self.candidates.encode_query(query)
         some = tf.reduce_any(encoded["rows"] >= 0, axis=1, keepdims=True)
         return {**encoded, "taste": tf.where(some, encoded["vector"], 0.0)}
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Those of the candidate tower."""
+        return tuple(self._tower.modalities)
+
+    def shares(self, query: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns what the towers' logits are made of; the reranker's part is not told apart."""
+        return self.candidates.shares(query, rows)
 
     def taste_scores(self, query: Tensors) -> tf.Tensor:
         """Returns the towers' logits."""
@@ -382,6 +422,20 @@ class ContentService(Storefront):
         known = tf.cast(rows >= 0, tf.float32)[..., tf.newaxis]
         vector = unit(tf.reduce_sum(tf.gather(self._search.corpus, tf.maximum(rows, 0)) * known, axis=1))
         return {**query, "rows": rows, "seen": rows, "vector": vector, "taste": vector}
+
+    modalities = ("content",)
+
+    def shares(self, query: Tensors, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the whole score, and by how much it would fall without each item of the history."""
+        items = tf.gather(self._search.corpus, tf.maximum(rows, 0)) / self._search.temperature
+        items *= tf.cast(rows >= 0, tf.float32)[..., tf.newaxis]
+        history = query["rows"]
+        known = tf.cast(history >= 0, tf.float32)[..., tf.newaxis]
+        vectors = tf.gather(self._search.corpus, tf.maximum(history, 0)) * known  # [batch, length, dim]
+        without = unit(tf.reduce_sum(vectors, axis=1, keepdims=True) - vectors)
+        scores = tf.einsum("bd,bnd->bn", query["vector"], items)
+        changes = tf.einsum("bld,bnd->bnl", query["vector"][:, tf.newaxis] - without, items)
+        return scores[..., tf.newaxis], changes
 
     def taste_scores(self, query: Tensors) -> tf.Tensor:
         """Returns cosines over the temperature."""

@@ -100,6 +100,38 @@ def read_answers(outputs: Mapping[str, np.ndarray]) -> list[Answer]:
     ]
 
 
+@dataclasses.dataclass(frozen=True)
+class Reason:
+    """Why an item suits a shopper.
+
+    Attributes:
+        modalities: name -> share of the score, the largest first; what speaks against the item is left out.
+        because: items of the history without which the score would fall most, the first most of all.
+    """
+
+    modalities: Mapping[str, float]
+    because: Sequence[str]
+
+
+def explain_request(query: Query, items: Sequence[str]) -> dict[str, np.ndarray]:
+    """Returns the inputs of `explain` for the items of one answer."""
+    ids = np.array([[item.encode() for item in items]], dtype=object).reshape(1, len(items))
+    return {**build_request([query]), schema.ITEM_IDS: ids}
+
+
+def read_reasons(query: Query, outputs: Mapping[str, np.ndarray], *, most: int = 2) -> list[Reason]:
+    """Returns one reason an item, in the order asked; at most `most` items of the history each."""
+    names = [name.decode() for name in outputs[schema.MODALITIES][0]]
+    reasons = []
+    for shares, falls in zip(outputs[schema.MODALITY_SHARES][0], outputs[schema.HISTORY_SHARES][0]):
+        positive = np.maximum(shares, 0.0)
+        order = [place for place in np.argsort(-positive, kind="stable") if positive[place] > 0]
+        told = {names[place]: float(positive[place] / positive.sum()) for place in order}
+        leaned = [place for place in np.argsort(-falls, kind="stable")[:most] if falls[place] > 0]
+        reasons.append(Reason(told, list(dict.fromkeys(query.history[place] for place in leaned))))
+    return reasons
+
+
 def _column(name: str, values: list, spec: tf.TensorSpec) -> np.ndarray:
     text = spec.dtype == tf.string
     if spec.shape.rank == 1:

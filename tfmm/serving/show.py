@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tfmm.serving.catalogue import Catalogue
-from tfmm.serving.queries import Answer, Query
+from tfmm.serving.queries import Answer, Query, Reason
 
 _MIME = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -30,6 +30,8 @@ class _Card:
     title: str
     picture: str
     note: str = ""
+    shares: Sequence[tuple[str, int]] = ()
+    because: str = ""
 
 
 def table(answer: Answer, catalogue: Catalogue) -> Table:
@@ -44,8 +46,15 @@ def table(answer: Answer, catalogue: Catalogue) -> Table:
     return shown
 
 
-def page(query: Query, answer: Answer, catalogue: Catalogue) -> str:
-    """Returns HTML with everything inside it: what was asked on the left, what came back as a grid of pictures."""
+def page(query: Query, answer: Answer, catalogue: Catalogue, reasons: Mapping[str, Reason] | None = None) -> str:
+    """Returns HTML with everything inside it: what was asked on the left, what came back as a grid of pictures.
+
+    Args:
+        query: what was asked.
+        answer: what came back.
+        catalogue: titles and pictures.
+        reasons: item id -> why it suits the shopper, of those for which that is known.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tfmm.serving", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
@@ -56,17 +65,20 @@ def page(query: Query, answer: Answer, catalogue: Catalogue) -> str:
         picture_query=picture_uri(query.image),
         audio=f"data:audio/wav;base64,{base64.b64encode(query.audio).decode()}" if query.audio else "",
         facts=_facts(query),
-        recommended=[_card(item, catalogue, f"{score:.3f}") for item, score in answer],
+        recommended=[_explained(_card(item, catalogue, f"{score:.3f}"), reasons, catalogue) for item, score in answer],
+        explained=bool(reasons),
         bars=_bar_widths(answer),
     )
 
 
-def write_page(path: Path, query: Query, answer: Answer, catalogue: Catalogue) -> Path:
+def write_page(
+    path: Path, query: Query, answer: Answer, catalogue: Catalogue, reasons: Mapping[str, Reason] | None = None
+) -> Path:
     """Returns `path`, where `page` now stands."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(page(query, answer, catalogue), encoding="utf-8")
+    partial.write_text(page(query, answer, catalogue, reasons), encoding="utf-8")
     os.replace(partial, path)
     return path
 
@@ -79,6 +91,15 @@ def picture_uri(image: bytes) -> str:
 
 def _card(item_id: str, catalogue: Catalogue, note: str) -> _Card:
     return _Card(item_id, catalogue.title(item_id) or item_id, picture_uri(catalogue.image(item_id)), note)
+
+
+def _explained(card: _Card, reasons: Mapping[str, Reason] | None, catalogue: Catalogue) -> _Card:
+    reason = (reasons or {}).get(card.item_id)
+    if reason is None:
+        return card
+    shares = [(name, round(100 * share)) for name, share in reason.modalities.items()]
+    titles = " and ".join(catalogue.title(item) or item for item in reason.because)
+    return dataclasses.replace(card, shares=[pair for pair in shares if pair[1]], because=titles)
 
 
 def _facts(query: Query) -> list[tuple[str, str]]:
