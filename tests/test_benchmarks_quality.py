@@ -175,7 +175,7 @@ def test_what_is_measured_of_a_scorer_is_what_the_service_recommends() -> None:
 
 def test_a_scorer_that_trusts_retrieval_alone_measures_as_retrieval_alone(before: Any) -> None:
     scorer = ListwiseScorer(shops.CONFIG.reranking)
-    scorer.trust.assign([1.0, 0.0])
+    scorer.trust.assign([1.0, 0.0, 1.0])
     untrained = {("softmax_loss", 0): (scorer, 0)}
     module = bench("reranking_losses")
     found = module.outcomes(before, untrained)

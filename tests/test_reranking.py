@@ -168,10 +168,29 @@ def test_the_best_epochs_weights_come_back(tmp_path, monkeypatch, eagerly):
 def test_before_training_the_closed_form_counts_as_much_as_validation_likes(tmp_path, eagerly):
     """What is right in validation is decided by the closed form, or by retrieval, alone."""
     lists = example_lists()
-    for decides, expected in ((0, 0.0), (1, 4.0)):
+    for decides, expected in ((0, 0.0), (1, 8.0)):
         scorer, data = ListwiseScorer(CONFIG), batches(lists, labels_by(lists, decides))
         fit(scorer, tmp_path, config=dataclasses.replace(CONFIG, epochs=0), train=data, validation=data)
-        np.testing.assert_allclose(scorer.trust, [1.0, expected])
+        np.testing.assert_allclose(scorer.trust, [1.0, expected, 1.0])
+
+
+def test_a_trained_scorer_is_weighed_again_by_what_validation_of_the_served_candidates_likes():
+    """What was learned is noise here, and one of the two stages decides."""
+    lists = example_lists()
+    for decides, expected in ((0, [1.0, 0.0, 0.0]), (1, [1.0, 8.0, 0.0])):
+        scorer = randomised()
+        scorer.trust.assign([1.0, 0.7, 1.0])
+        reranking.recalibrate(scorer, batches(lists, labels_by(lists, decides)))
+        np.testing.assert_allclose(scorer.trust, expected)
+
+
+def test_a_scorer_that_is_right_already_is_left_as_it_is():
+    lists, scorer = example_lists(), randomised()
+    scorer.trust.assign([1.3, 0.7, 1.1])
+    scores = np.where(lists["mask"], scorer(lists).numpy(), -np.inf)
+    best = np.where(lists["mask"], np.eye(SIZE)[scores.argmax(axis=1)], -1.0).astype(np.float32)
+    reranking.recalibrate(scorer, batches(lists, best))
+    np.testing.assert_allclose(scorer.trust, [1.3, 0.7, 1.1])
 
 
 def test_numbers_are_standardised_by_the_examples_that_are_no_padding(tmp_path, eagerly):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -53,6 +54,9 @@ class ListwiseScorer(tf.keras.Model):
 
     The first two features, the retrieval score and what item-item weights say, are terms of the outcome from the
     start, and the rest starts at zero: untrained, the scorer adds up a learned model and a closed form, which mix well.
+
+    Attributes:
+        trust: weights of the retrieval score, of the item-item weights, and of what is learned beside them.
     """
 
     def __init__(self, config: RerankingConfig) -> None:
@@ -64,7 +68,7 @@ class ListwiseScorer(tf.keras.Model):
         self.blocks = [_ListBlock(config, name=f"block_{i}") for i in range(config.layers)]
         self.leave = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="leave")
         self.drop = tf.keras.layers.Dropout(config.dropout)
-        self.trust = self.add_weight(name="trust", shape=[2], initializer="ones")
+        self.trust = self.add_weight(name="trust", shape=[3], initializer="ones")
 
     def get_config(self) -> dict[str, object]:
         """Returns what Keras writes beside the weights."""
@@ -78,7 +82,8 @@ class ListwiseScorer(tf.keras.Model):
         x = self.enter(self.drop(tf.concat([numbers, match], axis=-1), training=training))
         for block in self.blocks:
             x = block(x, mask, training=training)
-        return tf.linalg.matvec(example[..., :2], self.trust) + tf.squeeze(self.leave(x), axis=-1)
+        terms = tf.concat([example[..., :2], self.leave(x)], axis=-1)
+        return tf.linalg.matvec(terms, self.trust)
 
 
 class _ListBlock(tf.keras.layers.Layer):
@@ -166,18 +171,47 @@ def fit(
     return curves
 
 
-_TRUST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+_TRUST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_LEARNED = (0.0, 0.5, 1.0)
 
 
 def _choose_trust(scorer: ListwiseScorer, validation: tf.data.Dataset) -> None:
     """Sets how much an untrained scorer believes item-item weights, beside the retrieval score: best on validation."""
+    _weigh(scorer, validation, [(1.0, weight, 1.0) for weight in _TRUST])
 
-    def quality(weight: float) -> float:
+
+def recalibrate(scorer: ListwiseScorer, validation: tf.data.Dataset) -> None:
+    """Weighs a trained scorer's three terms again, for the candidates that are served: what validation likes best.
+
+    The scorer was trained on lists of towers and item-item weights that had seen less than those that are served; how
+    much each of them is worth beside the others has changed.
+
+    Args:
+        scorer: its `trust` is set; as it is where nothing is better.
+        validation: of `featurise`, over the served candidates.
+    """
+    near, known, learned = (float(value) for value in scorer.trust.numpy())
+    others = [(near, weight * near, share * learned) for weight in _TRUST for share in _LEARNED]
+    _weigh(scorer, validation, [(near, known, learned), *others])
+
+
+def _weigh(scorer: ListwiseScorer, validation: tf.data.Dataset, options: Sequence[tuple[float, float, float]]) -> None:
+    """Sets the scorer's `trust` to the first of the best options, by NDCG@10 within the lists."""
+    scorer.trust.assign([0.0, 0.0, 1.0])
+    parts = [
+        (tf.concat([features["example"][..., :2], scorer(features, training=False)[..., tf.newaxis]], axis=-1), labels)
+        for features, labels in validation
+    ]
+    terms, labels = (tf.concat(column, axis=0) for column in zip(*parts))
+
+    def quality(trust: tuple[float, float, float]) -> float:
         ndcg = tfr.keras.metrics.get("ndcg", topn=10)
-        for features, labels in validation:
-            ndcg.update_state(labels, features["example"][..., 0] + weight * features["example"][..., 1])
+        ndcg.update_state(labels, tf.linalg.matvec(terms, trust))
         return float(ndcg.result())
 
-    weight = max(_TRUST, key=quality)
-    scorer.trust.assign([1.0, weight])
-    _log.info("the closed form counts %.2f beside the retrieval score", weight)
+    best = max(options, key=quality)
+    scorer.trust.assign(best)
+    _log.info(
+        "the closed form counts %.2f beside a retrieval score of %.2f, what was learned %.2f: ndcg@10 %.4f",
+        *(best[1], best[0], best[2], quality(best)),
+    )

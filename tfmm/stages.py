@@ -357,30 +357,45 @@ def train_reranker(
     config: Config, shop: Shop, candidates: Candidates, *, directory: Path
 ) -> tuple[ListwiseScorer, dict[str, list[float]]]:
     """Returns a scorer trained on lists of a period that the candidates' retriever has not seen, and its curves."""
-    ids = shop.dataset.items.ids
-    batches = {}
-    for name, queries in (("rerank_train", shop.parts.rerank), ("rerank_validation", shop.parts.validation)):
-        lists = example_lists(candidates, queries, shop.wire(queries), ids)
-        _log.info("%s: %d of %d lists hold a target", name, len(lists.items), len(queries))
-        records.write_example_lists(lists, shop.records, name)
-        batches[name] = pipelines.example_list_batches(
-            shop.records,
-            name,
-            batch_size=config.reranking.batch_size,
-            list_size=candidates.size,
-            shuffle=name == "rerank_train",
-            seed=config.seed,
-        )
+    train = _lists(config, shop, candidates, shop.parts.rerank, name=_RERANK_TRAIN)
+    validation = _lists(config, shop, candidates, shop.parts.validation, name="rerank_validation")
     scorer = ListwiseScorer(config.reranking)
     curves = reranking.fit(
         scorer,
         config.reranking,
-        train=reranking.featurise(batches["rerank_train"], candidates),
-        validation=reranking.featurise(batches["rerank_validation"], candidates),
+        train=train,
+        validation=validation,
         directory=directory / "checkpoints" / "reranker",
         logs=directory / "tensorboard" / "reranker",
     )
     return scorer, curves
+
+
+_RERANK_TRAIN = "rerank_train"
+_WEIGHED_ON = 1000  # validation queries, at most
+
+
+def recalibrate_reranker(config: Config, shop: Shop, candidates: Candidates, scorer: ListwiseScorer) -> None:
+    """Weighs the scorer's terms again for the candidates that are served, on validation."""
+    chosen = np.random.default_rng(0).permutation(len(shop.parts.validation))[:_WEIGHED_ON]
+    queries = shop.parts.validation.take(np.sort(chosen))
+    reranking.recalibrate(scorer, _lists(config, shop, candidates, queries, name="served_validation"))
+
+
+def _lists(config: Config, shop: Shop, candidates: Candidates, queries: Queries, *, name: str) -> tf.data.Dataset:
+    """Returns what a scorer reads of the queries' candidates, and which are right, after the lists are written."""
+    lists = example_lists(candidates, queries, shop.wire(queries), shop.dataset.items.ids)
+    _log.info("%s: %d of %d lists hold a target", name, len(lists.items), len(queries))
+    records.write_example_lists(lists, shop.records, name)
+    batches = pipelines.example_list_batches(
+        shop.records,
+        name,
+        batch_size=config.reranking.batch_size,
+        list_size=candidates.size,
+        shuffle=name == _RERANK_TRAIN,
+        seed=config.seed,
+    )
+    return reranking.featurise(batches, candidates)
 
 
 def make_aligner(config: Config, shop: Catalogue, vocabulary: AttributeVocabulary) -> Optional[Aligner]:
@@ -520,4 +535,5 @@ def warmup_requests(shop: Catalogue) -> dict[str, dict[str, np.ndarray]]:
         "rank": {EXAMPLES: np.array(list(records.serialise_lists(lists)), dtype=object)},
         "embed_item": {"text": text, "image": np.array([b""], object), "attributes": np.zeros([1, 0], object)},
         "similar_items": {"item_ids": ids[:1].astype(object)},
+        "explain": {**dense, "item_ids": np.array([ids[:2]] * len(asked), dtype=object)},
     }

@@ -84,6 +84,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
         retriever = stages.refit_towers(config, shop, early, items, directory=directory)
         weights = stages.item_item(config, shop, parts.refit, baselines)
         candidates = stages.make_candidates(config, shop, retriever, items, parts.refit, weights)
+        stages.recalibrate_reranker(config, shop, candidates, scorer)
     with clock("align"):
         aligner, align_curves = stages.align(config, shop, items.vocabulary, directory=directory)
         weight = stages.choose_history_weight(shop, aligner, retriever) if aligner else 1.0
