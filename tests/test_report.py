@@ -58,6 +58,7 @@ def example():
         "configuration": {"retrieval": {"dim": 64}},
         "reproduce": ["python train.py --source demo"],
         "by_k": {name: {"ndcg": {"1": statistic(m / 2), "10": statistic(m)}} for name, m in means.items()},
+        "tagging": {"colour from image": {"accuracy": statistic(0.8), "macro-f1": statistic(0.7)}},
         "robustness": {"image": {"0%": statistic(0.2), "50%": statistic(0.15), "100%": statistic(0.1)}},
     }
 

@@ -21,6 +21,7 @@ from tfmm.index import IndexConfig
 from tfmm.reranking import RerankingConfig
 from tfmm.retrieval import RetrievalConfig
 from tfmm.splits import SplitConfig
+from tfmm.tagging import TaggingConfig
 from tfmm.towers import TowerConfig
 
 SIZES = ("tiny", "small", "full")
@@ -75,6 +76,7 @@ class Config:
     alignment: AlignmentConfig = dataclasses.field(default_factory=AlignmentConfig)
     speech: SpeechConfig = dataclasses.field(default_factory=SpeechConfig)
     sound: SoundConfig = dataclasses.field(default_factory=SoundConfig)
+    tagging: TaggingConfig = dataclasses.field(default_factory=TaggingConfig)
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     candidates: CandidatesConfig = dataclasses.field(default_factory=CandidatesConfig)
     reranking: RerankingConfig = dataclasses.field(default_factory=RerankingConfig)

@@ -69,6 +69,7 @@ def measure(
         directory=run,
         argv=[],
     )
+    report["tagging"] = before.get("tagging", {})  # its head is not exported
     report["reproduce"] = [command for command in before.get("reproduce", []) if command != again] + [again]
     _, page = write_report(report, run, gallery=results.gallery(config, shop, systems[results.OURS]))
     return report, page

@@ -22,9 +22,10 @@ from tfmm import (
     reranking,
     retrieval,
     schema,
+    tagging,
 )
 from tfmm.alignment import Aligner
-from tfmm.asking import AskParts, ask_parts, typed
+from tfmm.asking import AskParts, Table, ask_parts, typed
 from tfmm.candidates import Behaviour, Candidates, Wire, behaviour, example_lists, wire_queries
 from tfmm.config import Config
 from tfmm.content import ASKABLE, TEXT, content_of
@@ -429,6 +430,20 @@ def align(
         logs=directory / "tensorboard" / "alignment",
     )
     return aligner, curves
+
+
+def tag(config: Config, shop: Catalogue, aligner: Optional[Aligner], *, directory: Path) -> Table:
+    """Returns how well attributes are told from the rest, after suggestions for the gaps stand in `suggested.csv`."""
+    categorical = shop.dataset.items.categorical
+    if aligner is None or not config.tagging.epochs or not categorical:
+        return {}
+    tagger = tagging.fit(config.tagging, aligner, categorical, rows=shop.asking.train, seed=config.seed)
+    if tagger is None:
+        return {}
+    path = directory / "suggested.csv"
+    count = tagging.write_suggestions(path, tagger, aligner, categorical, ids=shop.dataset.items.ids)
+    _log.info("%d missing attributes have a suggestion in %s", count, path)
+    return tagging.tag_table(tagger, aligner, categorical, rows=shop.asking.test)
 
 
 class Ears(NamedTuple):

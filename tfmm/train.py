@@ -90,6 +90,8 @@ def run(config: Config, *, argv: list[str]) -> Path:
         weight = stages.choose_history_weight(shop, aligner, retriever) if aligner else 1.0
         ears = stages.hear(config, aligner, directory=directory)
         search = stages.make_search(aligner, ears=ears, history_weight=weight) if aligner else None
+    with clock("tag"):
+        tags = stages.tag(config, shop, aligner, directory=directory)
     with clock("export"):
         service = Service(candidates, scorer, items, shop.encoders, search=search)
         version = _export(config, service, shop)
@@ -113,6 +115,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
             directory=directory,
             argv=argv,
         )
+        report["tagging"] = tags
     return _finish(report, directory, version, gallery=results.gallery(config, shop, systems[results.OURS]))
 
 
@@ -124,6 +127,8 @@ def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path
         if aligner is None:
             raise ValueError("Expected interactions, or texts or pictures to search in, got neither; give some.")
         ears = stages.hear(config, aligner, directory=directory)
+    with clock("tag"):
+        tags = stages.tag(config, shop, aligner, directory=directory)
     with clock("export"):
         search = stages.make_search(aligner, ears=ears)
         service = ContentService(search, aligner.content, shop.encoders, ids=shop.dataset.items.ids)
@@ -131,6 +136,7 @@ def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path
     with clock("evaluate"):
         shown = {"alignment": curves, "hearing": ears.curves if ears else {}}
         report = results.search_report(config, shop, aligner, ears=ears, curves=shown, timings=clock.seconds, argv=argv)
+        report["tagging"] = tags
     return _finish(report, directory, version, gallery=results.search_gallery(config, shop, aligner))
 
 

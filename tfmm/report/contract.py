@@ -21,7 +21,7 @@ OPTIONAL = (
     "reproduce",
     "by_k",
     "asking",
-    "robustness",
+    *("robustness", "tagging"),
 )
 MODELS = ("popularity", "item_knn", "ease", "retrieval", "retrieval+reranker")
 """What every report on shoppers compares, in the order of its table; one on a catalogue without any has no models."""
@@ -137,6 +137,8 @@ def _statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _under(by_k, f"by_k[{model!r}][{metric!r}]")
     for kind, metrics in report.get("asking", {}).items():
         yield from _under(metrics, f"asking[{kind!r}]")
+    for field, metrics in report.get("tagging", {}).items():
+        yield from _under(metrics, f"tagging[{field!r}]")
     for modality, shares in report.get("robustness", {}).items():
         yield from _under(shares, f"robustness[{modality!r}]")
     attainable = {name: value for name, value in report.get("attainable", {}).items() if name != "share"}

@@ -45,7 +45,8 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
         by_k=_by_k_plots(report.get("by_k", {})),
         slices=_slice_plots(models),
         slice_table=_slice_table(models),
-        asking=_asking_table(report.get("asking", {})),
+        asking=_kinds_table(report.get("asking", {})),
+        tagging=_kinds_table(report.get("tagging", {})),
         ablations=_ablation_plots(report["ablations"]),
         robustness=_robustness_plot(report.get("robustness", {})),
         curves=[
@@ -197,9 +198,9 @@ def _slice_table(models: Mapping[str, Any]) -> dict[str, Any]:
     return {"columns": list(found), "rows": rows}
 
 
-def _asking_table(asking: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns one row a kind of query; kinds are no rivals, so that no cell is the best."""
-    metrics = sorted({name for found in asking.values() for name in found}, key=_place)
+def _kinds_table(kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns one row a kind of question; kinds are no rivals, so that no cell is the best."""
+    metrics = sorted({name for found in kinds.values() for name in found}, key=_place)
     rows = [
         {
             "name": kind,
@@ -207,7 +208,7 @@ def _asking_table(asking: Mapping[str, Any]) -> dict[str, Any]:
             "ceiling": False,
             "cells": [_cell(found.get(metric), 3, None) for metric in metrics],
         }
-        for kind, found in asking.items()
+        for kind, found in kinds.items()
     ]
     return {"columns": metrics, "rows": rows}
 

@@ -16,17 +16,20 @@ def headline(report: Mapping[str, Any], console: Console) -> None:
     if report["models"]:
         _show_models(report, console)
     if report.get("asking"):
-        _show_asking(report["asking"], console)
+        title = "typed, shown or said, where what gives the answer away is hidden"
+        _show_kinds(report["asking"], console, title=title, first="query -> index", unit="queries")
+    if report.get("tagging"):
+        _show_kinds(report["tagging"], console, title="attributes told", first="field", unit="products")
 
 
-def _show_asking(asking: Mapping[str, Any], console: Console) -> None:
-    """Prints one row a kind of query."""
-    metrics = list(dict.fromkeys(name for found in asking.values() for name in found))
-    table = Table(title="typed, shown or said, where what gives the answer away is hidden")
-    table.add_column("query -> index", no_wrap=True)
-    for name in (*metrics, "queries"):
+def _show_kinds(kinds: Mapping[str, Any], console: Console, *, title: str, first: str, unit: str) -> None:
+    """Prints one row a kind of question."""
+    metrics = list(dict.fromkeys(name for found in kinds.values() for name in found))
+    table = Table(title=title)
+    table.add_column(first, no_wrap=True)
+    for name in (*metrics, unit):
         table.add_column(name, justify="right")
-    for kind, found in asking.items():
+    for kind, found in kinds.items():
         cells = (_cell(found[name]) if name in found else "" for name in metrics)
         table.add_row(kind, *cells, str(next(iter(found.values()))["n"]))
     console.print(table)
