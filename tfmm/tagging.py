@@ -188,8 +188,8 @@ def tag_table(tagger: Tagger, aligner: Aligner, categorical: Mapping[str, Ragged
     All are asked of the same products, those that have every modality; a value that is never told counts as wrong.
     """
     rows = rows[np.all([aligner.content.has(name)[rows] for name in tagger.modalities], axis=0)]
-    alone = [(name,) for name in tagger.modalities]
-    ways: list[tuple[str, ...]] = [tagger.modalities, *alone] if len(alone) > 1 else alone
+    alone: list[tuple[str, ...]] = [(name,) for name in tagger.modalities]
+    ways = [tagger.modalities, *alone] if len(alone) > 1 else alone
     table: Table = {}
     for way in ways:
         said = tagger.probabilities(rows, only=way)
