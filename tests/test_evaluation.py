@@ -83,7 +83,7 @@ def test_the_attainable_lists_of_a_perfect_utility_have_an_ndcg_of_1():
     queries = shops.shop().parts.test
     utility = np.zeros((shops.USERS, shops.ITEMS), np.float16)
     utility[queries.user[queries.targets.row_numbers], queries.targets.values] = 1
-    lists = evaluation.attainable_lists(queries, utility)
+    lists = evaluation.attainable_lists(queries, utility, np.zeros(utility.shape[1]))
     assert evaluation.mean_ndcg(lists, queries) == 1.0
     assert not any(set(row.tolist()) & set(past.tolist()) for row, past in zip(lists.rows, queries.history))
 
@@ -246,7 +246,9 @@ def test_the_report_holds_what_the_contract_names(baselines, tmp_path):
     assert {"popularity", "item_knn", "ease", "retrieval", "retrieval+reranker"} <= set(again["models"])
     queries, best = shop.parts.test, report["attainable"]["ndcg@10"]["mean"]
     assert best == pytest.approx(
-        evaluation.mean_ndcg(evaluation.attainable_lists(queries, shop.dataset.true_utility), queries)
+        evaluation.mean_ndcg(
+            evaluation.attainable_lists(queries, shop.dataset.true_utility, shop.table.launched), queries
+        )
     )
     ours = report["models"]["retrieval+reranker"]["metrics"]["ndcg@10"]
     assert report["attainable"]["share"] == pytest.approx(ours["mean"] / best)

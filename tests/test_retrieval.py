@@ -34,8 +34,10 @@ def batch() -> dict[str, tf.Tensor]:
     }
 
 
-def sampling(retriever: Retriever, *, uniform: int, frequency: np.ndarray | None = None) -> Retriever:
-    """Returns the same towers, trained on samples of the corpus."""
+def sampling(
+    retriever: Retriever, *, uniform: int, frequency: np.ndarray | None = None, until: int | None = None
+) -> Retriever:
+    """Returns the same towers, trained on samples of the corpus, of what was launched until then."""
     config = dataclasses.replace(retriever.config, full_softmax_up_to=1, uniform_negatives=uniform)
     other = Retriever(
         retriever.towers.config,
@@ -43,7 +45,9 @@ def sampling(retriever: Retriever, *, uniform: int, frequency: np.ndarray | None
         items=shops.features(),
         context=learn_attributes(shops.dataset().users.categorical, {}),
         num_events=2,
-        frequency=np.ones(shops.ITEMS) if frequency is None else frequency,
+        frequency=np.ones(shops.ITEMS) * (until is None) if frequency is None else frequency,
+        launched=None if until is None else shops.dataset().items.launched,
+        until=until or 0,
     )
     other.set_weights(retriever.get_weights())
     return other
@@ -87,9 +91,27 @@ def naive_loss(*, masked: bool, drawn: set | None = None, chance: object = 1.0) 
     return float(np.mean(lost))
 
 
-def test_the_full_loss_is_the_softmax_over_the_corpus_of_each_new_item_given_what_came_before():
+def test_the_full_loss_is_the_softmax_over_all_items_on_sale_of_each_new_item_given_what_came_before():
     found = shops.retriever().compute_loss(batch())
-    np.testing.assert_allclose(found, naive_loss(masked=False), rtol=1e-4)
+    until = shops.shop().parts.train.time.max()  # what is launched later is nobody's negative
+    on_sale = set(np.flatnonzero(shops.dataset().items.launched <= until))
+    assert set(range(shops.ITEMS)) - on_sale == set(shops.COLD) - {58}  # of that one, the launch is not known
+    np.testing.assert_allclose(found, naive_loss(masked=False, drawn=on_sale), rtol=1e-4)
+
+
+def test_items_that_were_launched_later_are_never_drawn_as_negatives():
+    sampled = sampling(shops.retriever(), uniform=3_000, until=shops.START)
+    later = np.flatnonzero(shops.dataset().items.launched > shops.START)
+    assert set(later) == set(shops.COLD) - {58}
+    expected = naive_loss(masked=True, drawn=set(range(shops.ITEMS)) - set(later.tolist()))
+    np.testing.assert_allclose(sampled.compute_loss(batch()), expected, rtol=1e-4)
+
+
+def test_what_is_not_launched_when_a_query_is_asked_is_never_wanted():
+    retriever, queries = shops.retriever(), shops.shop().parts.test
+    for chunk, scores in score_queries(retriever, queries, shops.shop().context):
+        late = shops.dataset().items.launched > chunk.time[:, np.newaxis]
+        assert late.any() and np.all(np.isneginf(scores[late])) and np.all(np.isfinite(scores[~late]))
 
 
 def test_the_sampled_loss_is_the_full_one_with_known_positives_masked_once_everything_is_sampled():
@@ -157,6 +179,10 @@ def naive_ndcg(retriever: Retriever, queries, scores: np.ndarray, k: int) -> flo
     return float(np.mean(values))
 
 
+def when_all_is_launched(queries):
+    return dataclasses.replace(queries, time=np.full(len(queries), shops.START + 200 * shops.DAY))
+
+
 def all_scores(retriever: Retriever, queries, **options) -> np.ndarray:
     return np.concatenate([scores for _, scores in score_queries(retriever, queries, shops.shop().context, **options)])
 
@@ -190,7 +216,7 @@ def test_training_finds_the_groups_far_above_popularity():
     popularity = np.bincount(parts.train.item, minlength=shops.ITEMS)
     popular = naive_ndcg(shops.retriever(), parts.test, np.tile(popularity, (len(parts.test), 1)), 10)
     assert retrieval.ndcg(shops.retriever(), parts.test, shops.shop().context) > 2 * popular
-    scores = all_scores(shops.retriever(), parts.test)
+    scores = all_scores(shops.retriever(), when_all_is_launched(parts.test))
     own = shops.group_of(parts.test.user)[:, np.newaxis] == shops.group_of(np.arange(shops.ITEMS))
     assert scores[own].mean() > scores[~own].mean() + 0.5  # cosines
 
@@ -211,7 +237,7 @@ def test_traced_training_finds_the_groups_from_samples_of_the_corpus_as_from_all
 
 def test_a_cold_item_is_ranked_above_other_groups_by_its_content():
     parts = shops.shop().parts
-    scores = all_scores(shops.retriever(), parts.test)
+    scores = all_scores(shops.retriever(), when_all_is_launched(parts.test))
     group = shops.group_of(parts.test.user)
     cold = scores[np.arange(len(group)), shops.COLD[group]]
     others = np.where(shops.group_of(np.arange(shops.ITEMS)) != group[:, np.newaxis], scores, np.nan)

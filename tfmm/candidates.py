@@ -205,11 +205,18 @@ class Candidates(tf.Module):
     def retrieve(self, query: Tensors, *, k: int, allowed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns scores and rows `[batch, k]` by the towers alone, best first, -1 = padding."""
         excluded = never_to_return(self.item_ids, query)
+        allowed = self.on_sale(query) if allowed is None else allowed & self.on_sale(query)
         cosines, rows = retrieve(self.index, query["vector"], k, excluded, allowed=allowed)
         return tf.where(rows >= 0, cosines / self.temperature, NEVER), rows
 
+    def on_sale(self, query: Tensors) -> tf.Tensor:
+        """Returns `[batch, num_items]` bool: what was launched when the query is asked, as far as both are known."""
+        asked = query[schema.QUERY_TIME][:, tf.newaxis]
+        return (self.launched <= asked) | (asked <= 0)
+
     def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
+        allowed = self.on_sale(query) if allowed is None else allowed & self.on_sale(query)
         _, near = self.retrieve(query, k=self.config.retrieved, allowed=allowed)
         co_visited = self._co_visits(query["rows"], self._importance(query["rows"]))
         co_visited = forbid_all(co_visited, never_to_return(self.item_ids, query), allowed)

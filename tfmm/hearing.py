@@ -35,6 +35,7 @@ class SpeechConfig:
         learning_rate: of AdamW, after a warm-up over the first epoch.
         weight_decay: of AdamW.
         temperature: cosines are divided by it.
+        nearness: weight of the distance to the words, beside telling them from others.
     """
 
     data_dir: Optional[Path] = None
@@ -43,6 +44,7 @@ class SpeechConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     temperature: float = 0.05
+    nearness: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -51,6 +53,8 @@ class SpeechConfig:
         for name in ("learning_rate", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Expected speech.{name} > 0, got {getattr(self, name)}.")
+        if self.nearness < 0:
+            raise ValueError(f"Expected speech.nearness >= 0, got {self.nearness}.")
 
 
 class Hearing(tf.keras.Model):
@@ -75,7 +79,10 @@ class Hearing(tf.keras.Model):
 
 
 class _Lesson(tf.keras.Model):
-    """Each recording has to find its own words among all that are ever said."""
+    """Each recording has to find its own words among all that are ever said, and to stand where they stand.
+
+    The first alone would be content with being nearer to them than to any others.
+    """
 
     def __init__(self, hearing: Hearing, words: np.ndarray, *, temperature: float) -> None:
         super().__init__()
@@ -121,7 +128,13 @@ def fit(
         steps_per_epoch=len(data),
         floor=0.02,
     )
-    lesson.compile(optimizer=optimizer, loss=lambda labels, logits: softmax_loss(logits, tf.reshape(labels, [-1])))
+
+    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        right = tf.reshape(labels, [-1])
+        cosines = tf.gather(logits, right, batch_dims=1) * config.temperature
+        return softmax_loss(logits, right) + config.nearness * (1.0 - cosines)
+
+    lesson.compile(optimizer=optimizer, loss=loss)
     curves: dict[str, list[float]] = {"loss": []}
     with counter("learning to hear", total=config.epochs) as advance:
         for epoch in range(1, config.epochs + 1):

@@ -266,7 +266,8 @@ def _brief(lists: Lists, queries: Queries) -> dict[str, Any]:
 
 
 def _attainable(shop: Shop, ours: Mapping[str, Any]) -> dict[str, Any]:
-    lists = evaluation.attainable_lists(shop.parts.test, shop.dataset.true_utility)  # type: ignore[arg-type]
+    utility: np.ndarray = shop.dataset.true_utility  # type: ignore[assignment]
+    lists = evaluation.attainable_lists(shop.parts.test, utility, shop.table.launched)
     best = _brief(lists, shop.parts.test)
     return {**best, "share": ours["ndcg@10"]["mean"] / max(best["ndcg@10"]["mean"], 1e-12)}
 

@@ -65,6 +65,8 @@ class Retriever(tfrs.Model):
         context: AttributeVocabulary,
         num_events: int,
         frequency: np.ndarray,
+        launched: Optional[np.ndarray] = None,
+        until: int = 0,
     ) -> None:
         """Makes the towers, untrained.
 
@@ -75,12 +77,20 @@ class Retriever(tfrs.Model):
             context: vocabulary of the shoppers' context.
             num_events: how many kinds of event there are.
             frequency: `[num_items]`, how often each is a target in training: what logQ corrects for when sampling.
+            launched: `[num_items]` int64 seconds, 0 = unknown; before it, nobody can want an item. None = all unknown.
+            until: the time of the newest training event.
         """
         super().__init__()
         self.config, self.num_items = config, items.num_items
         self.columns = {name: tf.constant(column) for name, column in items.columns.items()}
         self.towers = Towers(towers, items, context=context, num_events=num_events)
         self.probability = tf.constant(frequency / max(frequency.sum(), 1), tf.float32)
+        self.launched = np.zeros(items.num_items, np.int64) if launched is None else launched
+        on_sale = np.flatnonzero((self.launched <= until) | (frequency > 0))
+        self.on_sale = tf.constant(on_sale, tf.int32)  # what could be had: the negatives
+        places = np.full(items.num_items, -1, np.int32)
+        places[on_sale] = np.arange(len(on_sale))
+        self.place_of = tf.constant(places)
         self.mean_loss = tf.keras.metrics.Mean(name="loss")
         self.sparse_optimizer = tf.keras.optimizers.Adagrad(config.learning_rate * 10)
         self._build()
@@ -117,8 +127,9 @@ class Retriever(tfrs.Model):
     def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Returns the mean loss over every position of every window that has a new item to predict.
 
-        Against the whole corpus, a shopper's other positives stay in the denominator; sampled negatives are corrected
-        by logQ, and the shopper's known positives are masked.
+        Negatives are items that could be had. Those that were launched later would be pushed away from everybody, with
+        their content, and stay cold. Against all of them, a shopper's other positives stay in the denominator; sampled
+        negatives are corrected by logQ, and the shopper's known positives are masked.
 
         Args:
             batch: as `pipelines.sequence_batches` gives it.
@@ -126,8 +137,9 @@ class Retriever(tfrs.Model):
         """
         if self.sampled:
             return self._sampled_loss(batch, training)
-        corpus = self.corpus_vectors(training=training)
-        queries, targets, _ = self._positions(batch, look_up(corpus, batch["items"]), training)
+        corpus, items = self.item_vectors(self.on_sale, training=training), batch["items"]
+        places = tf.where(items >= 0, tf.gather(self.place_of, tf.maximum(items, 0)), -1)
+        queries, targets, _ = self._positions(batch, look_up(corpus, places), training, answers=places)
         return losses.corpus_softmax_loss(unit(queries) / self.config.temperature, unit(corpus), targets)
 
     @property
@@ -140,7 +152,8 @@ class Retriever(tfrs.Model):
         items = batch["items"]
         places = tf.where(items >= 0)
         in_batch = tf.gather_nd(items, places)
-        uniform = tf.random.uniform([self.config.uniform_negatives], 0, self.num_items, tf.int32)
+        drawn = tf.random.uniform([self.config.uniform_negatives], 0, tf.size(self.on_sale), tf.int32)
+        uniform = tf.gather(self.on_sale, drawn)
         rows, index = tf.unique(tf.concat([in_batch, uniform], axis=0))
         vectors = self.item_vectors(rows, training=training)
         columns = tf.tensor_scatter_nd_update(tf.fill(tf.shape(items), -1), places, index[: tf.size(in_batch)])
@@ -150,7 +163,7 @@ class Retriever(tfrs.Model):
             tf.gather(self.probability, rows),
             num_sampled=tf.size(in_batch),
             num_uniform=self.config.uniform_negatives,
-            num_items=self.num_items,
+            num_items=self.on_sale.shape[0],
         )
         negative = ~tf.gather(known_columns(batch["known"], rows), window)
         return tf.reduce_mean(losses.softmax_loss(logits, targets, where=negative))
@@ -197,6 +210,8 @@ def score_queries(
 ) -> Iterator[tuple[Queries, np.ndarray]]:
     """Yields chunks of the queries with their scores of the whole corpus, `[chunk, num_items]`.
 
+    What was not launched when a query was asked has -inf.
+
     Args:
         retriever: trained.
         queries: whom to answer.
@@ -211,7 +226,9 @@ def score_queries(
         chunk = queries.take(np.arange(start, min(start + batch_size, len(queries))))
         dense = dense_queries(chunk, context, max_length=retriever.towers.config.max_length)
         vectors = retriever.towers.embed_queries(table, *(tf.constant(column) for column in dense))
-        yield chunk, tf.matmul(vectors, corpus, transpose_b=True).numpy()
+        scores = tf.matmul(vectors, corpus, transpose_b=True).numpy()
+        scores[(retriever.launched > chunk.time[:, np.newaxis]) & (chunk.time[:, np.newaxis] > 0)] = -np.inf
+        yield chunk, scores
 
 
 def dense_queries(queries: Queries, context: Ragged, *, max_length: int) -> tuple[np.ndarray, ...]:

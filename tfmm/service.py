@@ -271,7 +271,11 @@ class Storefront(tf.Module):
             features, present = self.reader(text, image, tf.fill([tf.shape(text)[0], 0], ""))
             asked, said = self.search.ask(text, query[schema.QUERY_AUDIO], features, present)
             encoded |= {"asked": asked, "said": said}
-        return encoded, self._allowed(query[schema.FILTERS])
+        return encoded, self._allowed(query[schema.FILTERS]) & self.on_sale(query)
+
+    def on_sale(self, query: Tensors) -> tf.Tensor:
+        """Returns bool that broadcasts to `[batch, num_items]`: which items can be had when the query is asked."""
+        return tf.constant([[True]])
 
     def _unanswerable(self, query: Tensors) -> list[tf.Operation]:
         """Returns assertions that a query asks with nothing that this model was not trained with."""
@@ -351,6 +355,10 @@ class Service(Storefront):
         encoded = self.candidates.encode_query(query)
         some = tf.reduce_any(encoded["rows"] >= 0, axis=1, keepdims=True)
         return {**encoded, "taste": tf.where(some, encoded["vector"], 0.0)}
+
+    def on_sale(self, query: Tensors) -> tf.Tensor:
+        """Returns what was launched by then."""
+        return self.candidates.on_sale(query)
 
     @property
     def modalities(self) -> tuple[str, ...]:

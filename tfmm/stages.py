@@ -280,6 +280,8 @@ def make_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interac
         context=learn_attributes(users.categorical, {}, rows=np.unique(events.user)),
         num_events=len(shop.dataset.event_types),
         frequency=np.bincount(events.item, minlength=items.num_items),
+        launched=shop.table.launched,
+        until=int(events.time.max(initial=0)),
     )
 
 
@@ -511,7 +513,8 @@ def choose_history_weight(shop: Shop, aligner: Aligner, retriever: Retriever, *,
     taste = taste / retriever.config.temperature
 
     def quality(weight: float) -> float:
-        return evaluation.mean_ndcg(evaluation.lists_of_scores(asked + weight * taste, queries.history), queries)
+        mixed = np.where(np.isfinite(taste), asked + weight * np.nan_to_num(taste), -np.inf)
+        return evaluation.mean_ndcg(evaluation.lists_of_scores(mixed, queries.history), queries)
 
     return max(_HISTORY_WEIGHTS, key=quality)
 
