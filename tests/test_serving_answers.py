@@ -223,6 +223,6 @@ def test_reasons_are_shares_of_what_speaks_for_an_item_and_what_it_leans_on_most
     assert first == Reason({"text": 0.75, "id": 0.25}, ["b", "a"]) and second == Reason({}, [])
     assert list(first.modalities) == ["text", "id"]
     shown = page(query, [("x", 1.0), ("y", 0.5)], Catalogue({"b": "<Red> shoe"}), {"x": first, "y": second})
-    assert "text 75%, id 25%; like &lt;Red&gt; shoe and a" in shown
+    assert "text 75%, behaviour 25%; like &lt;Red&gt; shoe and a" in shown
     assert shown.count('class="why"') == 1
     assert explain_request(query, ["x", "y"])["item_ids"].tolist() == [[b"x", b"y"]]

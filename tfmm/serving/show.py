@@ -24,6 +24,9 @@ _MIME = {
 }
 
 
+_SAID = {"id": "behaviour"}  # what an id embedding holds, in a word that a person knows
+
+
 @dataclasses.dataclass(frozen=True)
 class _Card:
     item_id: str
@@ -97,7 +100,7 @@ def _explained(card: _Card, reasons: Mapping[str, Reason] | None, catalogue: Cat
     reason = (reasons or {}).get(card.item_id)
     if reason is None:
         return card
-    shares = [(name, round(100 * share)) for name, share in reason.modalities.items()]
+    shares = [(_SAID.get(name, name), round(100 * share)) for name, share in reason.modalities.items()]
     titles = " and ".join(catalogue.title(item) or item for item in reason.because)
     return dataclasses.replace(card, shares=[pair for pair in shares if pair[1]], because=titles)
 
