@@ -33,6 +33,26 @@ def bench(name: str) -> Any:
     return importlib.import_module(f"benchmarks.{name}")
 
 
+# --- Variants of search ----------------------------------------------------------------------------------------------
+
+
+def test_a_variant_of_search_is_a_row_of_means_over_seeds_with_the_interval_of_the_first(monkeypatch, capsys):
+    asked = []
+
+    def measured(flags, setting, value, seed):
+        asked.append((tuple(flags), setting, value, seed))
+        mrr = {"mrr": {"mean": 0.2 + 0.1 * seed, "ci95": [0.1, 0.3 + seed], "n": 9}}
+        return 0.5 + 0.1 * seed, {"known queries -> image": mrr}
+
+    variants = bench("search_variants")
+    monkeypatch.setattr(variants, "measured", measured)
+    rows = variants.main(["--values", "bpr", "--seeds", "0", "1", "--", *FLAGS])
+    assert asked == [(tuple(FLAGS), "alignment.loss", "bpr", 0), (tuple(FLAGS), "alignment.loss", "bpr", 1)]
+    deviation = statistics.stdev([0.2, 0.3])
+    assert rows[0][:3] == ["bpr", f"0.5500 ± {deviation:.4f}", f"0.2500 ± {deviation:.4f} [0.100, 0.300]"]
+    assert rows[0][3:] == ["", "", ""] and "alignment.loss" in capsys.readouterr().out
+
+
 # --- Seeds -----------------------------------------------------------------------------------------------------------
 
 
