@@ -129,12 +129,12 @@ def fit(
         floor=0.02,
     )
 
-    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    def lesson_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         right = tf.reshape(labels, [-1])
         cosines = tf.gather(logits, right, batch_dims=1) * config.temperature
         return softmax_loss(logits, right) + config.nearness * (1.0 - cosines)
 
-    lesson.compile(optimizer=optimizer, loss=loss)
+    lesson.compile(optimizer=optimizer, loss=lesson_loss)
     curves: dict[str, list[float]] = {"loss": []}
     with counter("learning to hear", total=config.epochs) as advance:
         for epoch in range(1, config.epochs + 1):

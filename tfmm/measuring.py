@@ -14,14 +14,15 @@ import tensorflow as tf
 from tfmm import results, sources, stages
 from tfmm.alignment import Aligner
 from tfmm.config import Config, restored
+from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.features import ItemFeatures
 from tfmm.hearing import Hearing
-from tfmm.report import write_report
+from tfmm.report import GalleryRow, write_report
 from tfmm.retrieval import Retriever
 from tfmm.serving.catalogue import read_catalogue
 from tfmm.serving.versions import newest_version, version_directories
 from tfmm.sources.spoken import load_spoken
-from tfmm.stages import Ears, Shop
+from tfmm.stages import Catalogue, Ears, Shop
 from tfmm.train import MODEL
 
 _log = logging.getLogger(__name__)
@@ -48,15 +49,27 @@ def measure(
     config = restored(said["configuration"], place=str(run / "run.json"))
     directory = find_version((saved_models or config.saved_models) / MODEL, version)
     stages.set_seed(config.seed)
-    shop = stages.finetuned(config, load_shop(config, fingerprint=said["data"]), directory=run)
-    _check_catalogue(directory, shop)
+    known = load_catalogue(config, fingerprint=said["data"])
+    _check_catalogue(directory, known)
+    before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
+    measured = _measure_shop if len(known.dataset.interactions) else _measure_search
+    report, gallery = measured(config, known, directory, run, before)
+    again = f"tfmm evaluate --run {run} --saved_models {directory.parent.parent} --version {directory.name}"
+    report["tagging"] = before.get("tagging", {})  # its head is not exported
+    report["reproduce"] = [command for command in before.get("reproduce", []) if command != again] + [again]
+    _, page = write_report(report, run, gallery=gallery)
+    return report, page
+
+
+def _measure_shop(
+    config: Config, known: Catalogue, directory: Path, run: Path, before: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[GalleryRow]]:
+    shop = stages.finetuned(config, stages.open_shop(config, known), directory=run)
     started = time.monotonic()
     items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
     baselines = stages.baselines(shop)
     systems = results.recommend_all(config, shop, directory, baselines)
-    before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
-    again = f"tfmm evaluate --run {run} --saved_models {directory.parent.parent} --version {directory.name}"
-    aligner = exported_aligner(config, shop, items, directory)
+    aligner = exported_aligner(config, shop, items.vocabulary, directory)
     report = results.build_report(
         config,
         shop,
@@ -69,13 +82,30 @@ def measure(
         directory=run,
         argv=[],
     )
-    report["tagging"] = before.get("tagging", {})  # its head is not exported
-    report["reproduce"] = [command for command in before.get("reproduce", []) if command != again] + [again]
-    _, page = write_report(report, run, gallery=results.gallery(config, shop, systems[results.OURS]))
-    return report, page
+    return report, results.gallery(config, shop, systems[results.OURS])
 
 
-def load_shop(config: Config, *, fingerprint: str) -> Shop:
+def _measure_search(
+    config: Config, known: Catalogue, directory: Path, run: Path, before: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[GalleryRow]]:
+    started = time.monotonic()
+    vocabulary = learn_attributes(known.table.categorical, known.table.numeric, rows=known.asking.train)
+    aligner = exported_aligner(config, known, vocabulary, directory)
+    if aligner is None:
+        raise ValueError(f"Expected {run} to be a run that searches, got one with --alignment.epochs 0.")
+    report = results.search_report(
+        config,
+        known,
+        aligner,
+        ears=exported_ears(config, aligner, directory),
+        curves=before.get("curves", {}),
+        timings={**before.get("timings", {}), "evaluate": time.monotonic() - started},
+        argv=[],
+    )
+    return report, results.search_gallery(config, known, aligner)
+
+
+def load_catalogue(config: Config, *, fingerprint: str) -> Catalogue:
     """Returns the data as a run saw it, its encodings read from the records.
 
     Raises:
@@ -92,7 +122,7 @@ def load_shop(config: Config, *, fingerprint: str) -> Shop:
             "Put the files back, or train again."
         )
     where = config.records / f"{dataset.name}-{mark[:8]}"
-    return stages.open_shop(config, stages.open_catalogue(config, dataset, where))
+    return stages.open_catalogue(config, dataset, where)
 
 
 def exported_retriever(config: Config, shop: Shop, items: ItemFeatures, directory: Path) -> Retriever:
@@ -106,13 +136,15 @@ def exported_retriever(config: Config, shop: Shop, items: ItemFeatures, director
     return retriever
 
 
-def exported_aligner(config: Config, shop: Shop, items: ItemFeatures, directory: Path) -> Optional[Aligner]:
+def exported_aligner(
+    config: Config, shop: Catalogue, vocabulary: AttributeVocabulary, directory: Path
+) -> Optional[Aligner]:
     """Returns the content tower with the weights that stand in the export, if it has one.
 
     Raises:
         ValueError: where the export has not this tower's shape.
     """
-    aligner = stages.make_aligner(config, shop, items.vocabulary)
+    aligner = stages.make_aligner(config, shop, vocabulary)
     if aligner is not None:
         held = tf.train.Checkpoint(tower=aligner.tower, views=aligner.views)
         _read_weights(directory, tf.train.Checkpoint(search=held))
@@ -157,7 +189,7 @@ def find_version(model: Path, version: Optional[int]) -> Path:
     return found[version]
 
 
-def _check_catalogue(directory: Path, shop: Shop) -> None:
+def _check_catalogue(directory: Path, shop: Catalogue) -> None:
     exported, ids = read_catalogue(directory).titles, shop.dataset.items.ids
     if exported and list(exported) != list(ids):
         raise ValueError(
