@@ -14,7 +14,7 @@ from typing import Optional
 import numpy as np
 import tensorflow as tf
 
-from tfmm.encoders.sound import SoundConfig, SoundEncoder, keep_log_mel
+from tfmm.encoders.sound import SoundConfig, SoundEncoder, SoundInputs, keep_log_mel
 from tfmm.losses import softmax_loss
 from tfmm.progress import counter
 from tfmm.retrieval import adamw, log_scalars
@@ -35,7 +35,6 @@ class SpeechConfig:
         learning_rate: of AdamW, after a warm-up over the first epoch.
         weight_decay: of AdamW.
         temperature: cosines are divided by it.
-        nearness: weight of the distance to the words, beside telling them from others.
     """
 
     data_dir: Optional[Path] = None
@@ -44,7 +43,6 @@ class SpeechConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     temperature: float = 0.05
-    nearness: float = 5.0
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -53,18 +51,32 @@ class SpeechConfig:
         for name in ("learning_rate", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Expected speech.{name} > 0, got {getattr(self, name)}.")
-        if self.nearness < 0:
-            raise ValueError(f"Expected speech.nearness >= 0, got {self.nearness}.")
 
 
 class Hearing(tf.keras.Model):
-    """WAV bytes -> where in the content space what is said stands."""
+    """WAV bytes -> where in the content space what is said stands: among words that it was taught.
 
-    def __init__(self, config: SoundConfig, *, dim: int) -> None:
+    What is heard is a mixture of those words, by how likely each is, so that it is as good a query as they are.
+    """
+
+    def __init__(self, sound: SoundConfig, words: np.ndarray, *, temperature: float) -> None:
+        """Makes ears, untrained.
+
+        Args:
+            sound: of the encoder.
+            words: `[words, dim]` of length 1: where all that recordings say stands when it is typed.
+            temperature: cosines are divided by it.
+        """
         super().__init__(name="hearing")
-        self.encoder = SoundEncoder(config, dim=dim)
+        self.encoder, self.temperature = SoundEncoder(sound, dim=words.shape[1]), temperature
+        self.words = tf.Variable(words, trainable=False, dtype=tf.float32, name="words")
 
-    def call(self, sounds: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    def likeness(self, sounds: SoundInputs, *, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns logits of the words `[batch, words]`, and present `[batch]` bool; the arguments of `call`."""
+        vectors, present = self.encoder(sounds, training=training)
+        return tf.matmul(unit(vectors) / self.temperature, self.words, transpose_b=True), present
+
+    def call(self, sounds: SoundInputs, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `[batch, dim]` of length 1, zero where there is no sound, and present `[batch]` bool.
 
         Args:
@@ -74,24 +86,26 @@ class Hearing(tf.keras.Model):
         Raises:
             tf.errors.InvalidArgumentError: bytes that are no WAV file.
         """
-        vectors, present = self.encoder(sounds, training=training)
-        return unit(vectors), present
+        logits, present = self.likeness(sounds, training=training)
+        heard = unit(tf.matmul(tf.nn.softmax(logits), self.words))
+        return tf.where(present[:, tf.newaxis], heard, 0.0), present
 
 
 class _Lesson(tf.keras.Model):
-    """Each recording has to find its own words among all that are ever said, and to stand where they stand.
+    """Each recording has to find its own words among all that are ever said."""
 
-    The first alone would be content with being nearer to them than to any others.
-    """
-
-    def __init__(self, hearing: Hearing, words: np.ndarray, *, temperature: float) -> None:
+    def __init__(self, hearing: Hearing) -> None:
         super().__init__()
-        self.hearing, self.temperature = hearing, temperature
-        self.words = tf.constant(words)
+        self.hearing = hearing
 
     def call(self, sounds: tuple[tf.Tensor, tf.Tensor], training: bool = False) -> tf.Tensor:
-        vectors, _ = self.hearing(sounds, training=training)
-        return tf.matmul(vectors / self.temperature, self.words, transpose_b=True)
+        return self.hearing.likeness(sounds, training=training)[0]
+
+
+def distinct(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the distinct texts, the first row of each, and which of them each row says."""
+    said, first, word = np.unique(texts.astype(str), return_index=True, return_inverse=True)
+    return said, first, word
 
 
 def fit(
@@ -115,10 +129,10 @@ def fit(
         seed: of the order.
         logs: of TensorBoard.
     """
-    _, first, word = np.unique(texts.astype(str), return_index=True, return_inverse=True)
+    _, first, word = distinct(texts)
     features, mask = keep_log_mel([sounds.read(row) for row in range(len(texts))], sound)
-    hearing = Hearing(sound, dim=vectors.shape[1])
-    lesson = _Lesson(hearing, vectors[first].astype(np.float32), temperature=config.temperature)
+    hearing = Hearing(sound, vectors[first].astype(np.float32), temperature=config.temperature)
+    lesson = _Lesson(hearing)
     data = tf.data.Dataset.from_tensor_slices(((features, mask), word.astype(np.int32)))
     data = data.shuffle(len(texts), seed=seed).batch(config.batch_size)
     optimizer = adamw(
@@ -128,13 +142,7 @@ def fit(
         steps_per_epoch=len(data),
         floor=0.02,
     )
-
-    def lesson_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        right = tf.reshape(labels, [-1])
-        cosines = tf.gather(logits, right, batch_dims=1) * config.temperature
-        return softmax_loss(logits, right) + config.nearness * (1.0 - cosines)
-
-    lesson.compile(optimizer=optimizer, loss=lesson_loss)
+    lesson.compile(optimizer=optimizer, loss=lambda labels, logits: softmax_loss(logits, tf.reshape(labels, [-1])))
     curves: dict[str, list[float]] = {"loss": []}
     with counter("learning to hear", total=config.epochs) as advance:
         for epoch in range(1, config.epochs + 1):

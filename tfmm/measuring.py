@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 import tensorflow as tf
 
 from tfmm import results, sources, stages
@@ -16,7 +17,7 @@ from tfmm.alignment import Aligner
 from tfmm.config import Config, restored
 from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.features import ItemFeatures
-from tfmm.hearing import Hearing
+from tfmm.hearing import Hearing, distinct
 from tfmm.report import GalleryRow, write_report
 from tfmm.retrieval import Retriever
 from tfmm.serving.catalogue import read_catalogue
@@ -160,10 +161,11 @@ def exported_ears(config: Config, aligner: Optional[Aligner], directory: Path) -
     """
     if config.speech.data_dir is None or aligner is None:
         return None
-    hearing = Hearing(config.sound, dim=aligner.tower.config.dim)
+    taught, unseen = load_spoken(config.speech.data_dir)
+    words = np.zeros((len(distinct(taught.texts)[0]), aligner.tower.config.dim), np.float32)
+    hearing = Hearing(config.sound, words, temperature=config.speech.temperature)
     hearing((tf.zeros([1, 8, config.sound.mels]), tf.fill([1, 8], True)))
     _read_weights(directory, tf.train.Checkpoint(search=tf.train.Checkpoint(speech=hearing)))
-    _, unseen = load_spoken(config.speech.data_dir)
     return Ears(hearing, unseen, {})
 
 
