@@ -7,9 +7,10 @@ several queries counts once: the mean over the shopper's queries is one observat
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -94,6 +95,12 @@ def _padded(rows: np.ndarray, scores: np.ndarray) -> Lists:
     return Lists(np.pad(rows, missing, constant_values=-1), np.pad(scores, missing, constant_values=_WORST))
 
 
+@functools.lru_cache(maxsize=1)
+def _loaded(version: Path) -> Any:
+    """Returns the SavedModel; a version never changes once it is there, and loading takes seconds."""
+    return tf.saved_model.load(str(version))
+
+
 def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str, batch_size: int) -> Lists:
     """Returns what a signature of the SavedModel answers to each query.
 
@@ -104,7 +111,7 @@ def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str
         signature: "recommend" or "retrieve".
         batch_size: queries a call.
     """
-    call = tf.saved_model.load(str(version)).signatures[signature]
+    call = _loaded(version).signatures[signature]
     row_of = {str(item): row for row, item in enumerate(ids)}
     row_of[""] = -1
     count = len(wire[schema.QUERY_TIME])
