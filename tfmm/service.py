@@ -102,11 +102,13 @@ class Storefront(tf.Module):
         self.columns = {**item_ids.columns, "tokens": self._tokens}  # what changes with the catalogue: see `reindexing`
         if search is not None:
             self.columns["search"] = search.corpus
-        self.describe = tf.function(self._describe, input_signature=list(_content_signature().values()))
+        content = list(_content_signature().values())
+        self.read = tf.function(lambda *raw: reader(*raw), input_signature=content)  # traced once for all signatures
+        self.describe = tf.function(self._describe, input_signature=content)
 
     def _describe(self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor) -> Tensors:
         """Returns those of `columns` that content decides, for products never seen; the arguments of `embed_item`."""
-        features, present = self.reader(text, image, attributes)
+        features, present = self.read(text, image, attributes)
         rows = {"tokens": tf.reshape(features[ATTRIBUTES], [tf.shape(text)[0], -1])}
         if self.search is not None:
             rows["search"] = self.search.embed(text, features, present)
@@ -158,10 +160,6 @@ class Storefront(tf.Module):
         encoded, allowed = self._encode(query)
         return self._answer(*self._or_search(encoded, allowed, self.best))
 
-    def recommend_examples(self, examples: tf.Tensor) -> Tensors:
-        """Returns the same for serialised tf.Example, as `schema.query_spec()` parses them."""
-        return self.recommend(**parse_queries(examples))
-
     def retrieve(self, **query: tf.Tensor) -> Tensors:
         """Returns the nearest items by the towers alone."""
         encoded, allowed = self._encode(query)
@@ -199,7 +197,7 @@ class Storefront(tf.Module):
             image: string `[batch]` of picture bytes, "" = none.
             attributes: string `[batch, n]` "field=value", numbers alike.
         """
-        features, present = self.reader(text, image, attributes)
+        features, present = self.read(text, image, attributes)
         vectors = self.embed(text, features, present)
         if self.search is not None:
             vectors = unit(tf.concat([vectors, self.search.embed(text, features, present)], axis=1))
@@ -239,13 +237,14 @@ class Storefront(tf.Module):
             found: tuple[tf.Tensor, tf.Tensor] = plain(query, allowed)
             return found
 
+        others, other_rows = plain(query, allowed)
+
         def searched() -> tuple[tf.Tensor, tf.Tensor]:
             scores, rows = top_k(self.forbidden(self._mixed(query), query, allowed), MAX_RESULTS)
-            others, other_rows = plain(query, allowed)
             said = query["said"][:, tf.newaxis]
             return tf.where(said, scores, others), tf.where(said, rows, other_rows)
 
-        found = tf.cond(tf.reduce_any(query["said"]), searched, lambda: plain(query, allowed))
+        found = tf.cond(tf.reduce_any(query["said"]), searched, lambda: (others, other_rows))
         return tf.ensure_shape(found[0], [None, MAX_RESULTS]), tf.ensure_shape(found[1], [None, MAX_RESULTS])
 
     def _mixed(self, query: Tensors) -> tf.Tensor:
@@ -268,7 +267,7 @@ class Storefront(tf.Module):
             encoded = self.tastes(query)
         if self.search is not None:
             text, image = query[schema.QUERY_TEXT], query[schema.QUERY_IMAGE]
-            features, present = self.reader(text, image, tf.fill([tf.shape(text)[0], 0], ""))
+            features, present = self.read(text, image, tf.fill([tf.shape(text)[0], 0], ""))
             asked, said = self.search.ask(text, query[schema.QUERY_AUDIO], features, present)
             encoded |= {"asked": asked, "said": said}
         return encoded, self._allowed(query[schema.FILTERS]) & self.on_sale(query)
@@ -301,7 +300,10 @@ class Storefront(tf.Module):
         return {
             "serving_default": recommend,
             "recommend": recommend,
-            "recommend_examples": tf.function(self.recommend_examples).get_concrete_function(strings),
+            # Serialised tf.Example, as `schema.query_spec()` parses them; what is traced already is not traced again.
+            "recommend_examples": tf.function(
+                lambda examples: recommend(**parse_queries(examples))
+            ).get_concrete_function(strings),
             "retrieve": tf.function(self.retrieve).get_concrete_function(**query),
             "rank": tf.function(self.rank).get_concrete_function(strings),
             "embed_query": tf.function(self.embed_query).get_concrete_function(**query),
