@@ -66,7 +66,8 @@ def by_k(values: Mapping[str, Mapping[str, Any]], *, metric: str) -> str:
     """
     ks = sorted({k for by_length in values.values() for k in by_length}, key=int)
     description = f"{metric} by length of the list for {', '.join(values)}"
-    return _lines(values, ks, xlabel="k, length of the list", ylabel=f"{metric}@k", description=description)
+    look = series(values)
+    return _lines(values, ks, look=look, xlabel="k, length of the list", ylabel=f"{metric}@k", description=description)
 
 
 def robustness(values: Mapping[str, Mapping[str, Any]], *, metric: str) -> str:
@@ -78,16 +79,22 @@ def robustness(values: Mapping[str, Mapping[str, Any]], *, metric: str) -> str:
     """
     shares = sorted({share for by_share in values.values() for share in by_share}, key=lambda share: float(share[:-1]))
     description = f"{metric} by share of items that lack {', '.join(values)}"
-    return _lines(values, shares, xlabel="items without it", ylabel=metric, description=description)
+    look = {name: number % 8 for number, name in enumerate(values)}
+    return _lines(values, shares, look=look, xlabel="items without it", ylabel=metric, description=description)
 
 
 def _lines(
-    values: Mapping[str, Mapping[str, Any]], ticks: Sequence[str], *, xlabel: str, ylabel: str, description: str
+    values: Mapping[str, Mapping[str, Any]],
+    ticks: Sequence[str],
+    *,
+    look: Mapping[str, int],
+    xlabel: str,
+    ylabel: str,
+    description: str,
 ) -> str:
     """Returns one line with error bars a name, over ticks that stand equally far apart."""
     with mpl.rc_context(_STYLE):
         figure, axes = _figure(3.5)
-        look = series(values)
         for number, (name, by_tick) in enumerate(values.items()):
             places = [place for place, tick in enumerate(ticks) if tick in by_tick]
             means, errors = _bars([by_tick[ticks[place]] for place in places])
