@@ -180,6 +180,7 @@ def before(tmp_path: Path) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_a_scorer_is_what_the_service_recommends() -> None:
     module, shop = bench("reranking_losses"), shops.shop()
     wire = shop.wire(shop.parts.test)
@@ -193,6 +194,7 @@ def test_what_is_measured_of_a_scorer_is_what_the_service_recommends() -> None:
     assert lists.rows.shape == (len(shop.parts.test), evaluation.LIST_SIZE) and (lists.rows[:, size:] == -1).all()
 
 
+@pytest.mark.slow
 def test_a_scorer_that_trusts_retrieval_alone_measures_as_retrieval_alone(before: Any) -> None:
     scorer = ListwiseScorer(shops.CONFIG.reranking)
     scorer.trust.assign([1.0, 0.0, 1.0])

@@ -130,6 +130,7 @@ def test_pixels_in_the_loop_give_the_vectors_that_the_frozen_network_gave():
     np.testing.assert_allclose(found, retriever.corpus_vectors().numpy()[ROWS], atol=2e-3)  # the table is float16
 
 
+@pytest.mark.slow
 def test_a_hidden_id_leaves_the_content():
     encoder, retriever = frozen().encoders.image, towers()
     pixels, rows, _, _ = batch(encoder, ROWS)

@@ -57,6 +57,7 @@ def ears() -> stages.Ears:
     return stages.Ears(found, spoken(loudness=(0.35,)), curves)
 
 
+@pytest.mark.slow
 def test_what_is_heard_stands_where_the_words_stand_when_typed():
     heard = results.spoken_vectors(ears().hearing, ears().unseen, SOUND)
     typed = shops.aligner().embed_texts(ears().unseen.texts)
@@ -64,6 +65,7 @@ def test_what_is_heard_stands_where_the_words_stand_when_typed():
     np.testing.assert_allclose(np.linalg.norm(heard, axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_spoken_query_finds_what_its_words_find_and_silence_nothing():
     aligner = shops.aligner()
     search = stages.make_search(aligner, ears=ears())
