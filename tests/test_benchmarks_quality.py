@@ -17,7 +17,9 @@ import tensorflow as tf
 from tfmm import evaluation
 from tfmm.candidates import dense_wire
 from tfmm.config import Config, parse
+from tfmm.ragged import Ragged
 from tfmm.reranking import ListwiseScorer
+from tfmm.splits import Queries
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = ["--source", "movielens", "--data_dir", "somewhere"]
@@ -33,24 +35,48 @@ def bench(name: str) -> Any:
     return importlib.import_module(f"benchmarks.{name}")
 
 
-# --- Variants of search ----------------------------------------------------------------------------------------------
+# --- Variants --------------------------------------------------------------------------------------------------------
 
 
-def test_a_variant_of_search_is_a_row_of_means_over_seeds_with_the_interval_of_the_first(monkeypatch, capsys):
-    asked = []
+def test_a_variant_is_a_row_of_means_over_seeds_with_the_interval_of_the_first(monkeypatch, capsys):
+    variants, asked = bench("variants"), []
 
-    def measured(flags, setting, value, seed):
-        asked.append((tuple(flags), setting, value, seed))
-        mrr = {"mrr": {"mean": 0.2 + 0.1 * seed, "ci95": [0.1, 0.3 + seed], "n": 9}}
-        return 0.5 + 0.1 * seed, {"known queries -> image": mrr}
+    def measured(options, flags, value, seed):
+        asked.append((options.kind, tuple(flags), options.setting, value, seed))
+        mrr = {"mean": 0.2 + 0.1 * seed, "ci95": [0.1, 0.3 + seed], "n": 9}
+        return variants.Found(0.5 + 0.1 * seed, {"known queries -> image, mrr": mrr})
 
-    variants = bench("search_variants")
     monkeypatch.setattr(variants, "measured", measured)
-    rows = variants.main(["--values", "bpr", "--seeds", "0", "1", "--", *FLAGS])
-    assert asked == [(tuple(FLAGS), "alignment.loss", "bpr", 0), (tuple(FLAGS), "alignment.loss", "bpr", 1)]
+    asking = ["search", "--setting", "alignment.loss", "--values", "bpr", "--seeds", "0", "1", "--", *FLAGS]
+    (row,) = variants.main(asking)
+    assert asked == [("search", tuple(FLAGS), "alignment.loss", "bpr", seed) for seed in (0, 1)]
     deviation = statistics.stdev([0.2, 0.3])
-    assert rows[0][:3] == ["bpr", f"0.5500 ± {deviation:.4f}", f"0.2500 ± {deviation:.4f} [0.100, 0.300]"]
-    assert rows[0][3:] == ["", "", ""] and "alignment.loss" in capsys.readouterr().out
+    assert row == {
+        "": "bpr",
+        "validation": f"0.5500 ± {deviation:.4f}",
+        "known queries -> image, mrr": f"0.2500 ± {deviation:.4f} [0.1000, 0.3000]",
+    }
+    assert "alignment.loss" in capsys.readouterr().out
+
+
+def test_towers_that_know_less_of_the_items_are_told_apart_from_the_first_shopper_by_shopper(monkeypatch):
+    variants = bench("variants")
+    one, nothing = np.arange(3, dtype=np.int32), np.zeros(3, np.int64)
+    columns = [Ragged.from_rows([[row] for row in rows], np.int32) for rows in (one, nothing, nothing, one + 3)]
+    queries = Queries(one, *columns, nothing)
+
+    def towers(config, options, modalities):
+        right = modalities == ("id", "image")
+        lists = evaluation.lists_of_scores(np.eye(6)[[3, 4, 5]] * (1.0 if right else -1.0), queries.history)
+        value = evaluation.interval(evaluation.measure(lists, queries.targets)["ndcg@10"], queries.user)
+        return variants.Found(0.1, {"ndcg@10": value}, (lists, queries))
+
+    monkeypatch.setitem(variants._KINDS, "towers", towers)
+    asking = ["towers", "--setting", "modalities", "--values", "id", "id+image", "--", *FLAGS]
+    alone, both = variants.main(asking)
+    least = 1 / np.log2(6)  # the target comes fifth and last, its history left out
+    assert alone["ndcg@10"].startswith(f"{least:.4f} ") and both["ndcg@10"].startswith("1.0000 ")
+    assert both["minus the first"].startswith(f"{1 - least:+.4f} ") and alone["minus the first"] == ""
 
 
 # --- Seeds -----------------------------------------------------------------------------------------------------------

@@ -62,3 +62,8 @@ def test_strings_stay_whole():
 def test_offsets_that_do_not_cut_the_values_are_refused(offsets):
     with pytest.raises(ValueError, match="offsets"):
         Ragged(np.arange(3), np.array(offsets, np.int64))
+
+
+def test_where_keeps_rows_that_lose_all_their_values():
+    rows = Ragged.from_rows([[4, 5], [], [6]], np.int64)
+    assert as_lists(rows.where(np.array([False, True, False]))) == [[5], [], []]

@@ -204,11 +204,7 @@ def _sliced(lists: Lists, queries: Queries, parts: Slices, results: Results) -> 
         values = {m: interval(results[m][kept], queries.user[kept]) for m in ("ndcg@10", "recall@10")}
         entries[name] = values
     for name, kept in parts.items.items():
-        wanted = kept[queries.targets.values]
-        targets = Ragged.from_groups(
-            queries.targets.row_numbers[wanted], queries.targets.values[wanted], len(queries.targets)
-        )
-        found = measure(lists, targets)
+        found = measure(lists, queries.targets.where(kept[queries.targets.values]))
         entries[name] = {m: interval(found[m], queries.user) for m in ("ndcg@10", "recall@10")}
     return {name: entry for name, entry in entries.items() if entry["ndcg@10"]["n"]}
 

@@ -80,6 +80,10 @@ class Ragged:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
         return Ragged(self.values[np.repeat(self.offsets[:-1][rows], lengths) + within], offsets)
 
+    def where(self, mask: np.ndarray) -> Ragged:
+        """Returns the rows with just those of their values where `mask`, `[total]` bool, is True."""
+        return Ragged.from_groups(self.row_numbers[mask], self.values[mask], len(self))
+
     def to_dense(self, width: int | None = None, fill: object = NO_ITEM) -> np.ndarray:
         """Returns `[num_rows, width]`: the last `width` values of each row, left-aligned, then `fill`."""
         width = int(self.lengths.max(initial=0)) if width is None else width
