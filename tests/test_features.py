@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import shops
 
 from tfmm.encoders.text import TextConfig
@@ -127,3 +128,33 @@ def test_a_catalogue_without_attributes_has_no_such_modality(table):
     features = item_features(bare, trained=TRAINED)
     assert ATTRIBUTES not in features.modalities
     assert features.columns[ATTRIBUTES].shape[0] == features.columns[NUMERIC].shape[0] == shops.ITEMS + 1
+
+
+# --- What stands for what is missing ---------------------------------------------------------------------------------
+
+
+def test_what_an_item_lacks_is_the_weighted_mean_of_what_its_neighbours_have(table):
+    weights = sp.lil_matrix((shops.ITEMS, shops.ITEMS), dtype=np.float32)
+    weights[3, 4], weights[3, 5], weights[3, 13] = 1.0, 3.0, 9.0  # 3 and 13 have no picture
+    weights[4, 5] = 1.0
+    plain = item_features(table, trained=TRAINED)
+    seen = dataclasses.replace(plain, neighbours=weights.tocsr()).seen()
+    own = plain.columns["image"]
+    np.testing.assert_allclose(seen["image"][3], (own[4] + 3 * own[5]) / 4, rtol=1e-5)
+    image = plain.modalities.index("image")
+    assert seen[PRESENT][3, image] and not seen[PRESENT][13, image] and not seen[PRESENT][-1].any()
+    others = np.arange(shops.ITEMS + 1) != 3
+    np.testing.assert_array_equal(seen["image"][others], own[others])
+    np.testing.assert_array_equal(seen[PRESENT][others], plain.columns[PRESENT][others])
+
+
+def test_a_picture_that_is_taken_away_is_told_by_the_neighbours_that_kept_theirs(table):
+    weights = sp.lil_matrix((shops.ITEMS, shops.ITEMS), dtype=np.float32)
+    weights[0, 1] = weights[0, 2] = 1.0
+    features = dataclasses.replace(item_features(table, trained=TRAINED), neighbours=weights.tocsr())
+    gone = np.isin(np.arange(shops.ITEMS), [0, 1])
+    seen, image = features.without(["image"], gone).seen(), features.modalities.index("image")
+    np.testing.assert_allclose(seen["image"][0], features.columns["image"][2], rtol=1e-6)
+    assert seen[PRESENT][0, image] and not seen[PRESENT][1, image]
+    everybody = features.without(["image"]).seen()
+    assert not everybody[PRESENT][:, image].any()

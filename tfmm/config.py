@@ -47,6 +47,8 @@ class Config:
         text_encoder: "pretrained" (frozen sentence vectors), "trained" (subwords, see `text`) or "none".
         image_encoder: "pretrained" (see `image`) or "none".
         content_dim: dimensions that are kept of each frozen encoder's vectors.
+        missing: what stands for a picture, text or sound that a product lacks: "absent" (a learned vector) or
+            "neighbours" (the mean of what the products have that the same shoppers wanted).
         item_item: the closed form beside the towers: "auto" (EASE up to 12,000 items), "ease" or "item_knn".
         refit_epochs: how long the retriever that is served trains on, with the reranker's period added; 0 = never.
     """
@@ -64,6 +66,7 @@ class Config:
     text_encoder: str = "pretrained"
     image_encoder: str = "pretrained"
     content_dim: int = 128
+    missing: str = "absent"
     item_item: str = "auto"
     refit_epochs: int = 1
     splits: SplitConfig = dataclasses.field(default_factory=SplitConfig)
@@ -87,6 +90,7 @@ class Config:
             "size": SIZES,
             "text_encoder": TEXT_ENCODERS,
             "image_encoder": IMAGE_ENCODERS,
+            "missing": ("absent", "neighbours"),
             "item_item": ("auto", "ease", "item_knn"),
         }
         for name, options in choices.items():

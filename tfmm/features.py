@@ -11,6 +11,7 @@ from typing import Optional
 
 import numpy as np
 
+from tfmm.closed_form import sp
 from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.encoders.text import SubwordTokenizer, TextConfig, learn_subwords
 from tfmm.records import ItemTable
@@ -54,6 +55,8 @@ class ItemFeatures:
         reductions: modality -> how its raw vectors were reduced, and those of new items and queries are.
         vocabulary: of the attributes.
         text: the trained text encoder's configuration, and its SentencePiece model.
+        neighbours: `[num_items, num_items]` sparse, what shoppers had beside each item: their vectors stand for those
+            that it lacks. None = a learned vector stands for what is absent.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -61,6 +64,7 @@ class ItemFeatures:
     reductions: Mapping[str, Reduction]
     vocabulary: AttributeVocabulary
     text: Optional[tuple[TextConfig, bytes]] = None
+    neighbours: Optional[sp.csr_matrix] = None
 
     @property
     def num_items(self) -> int:
@@ -74,6 +78,28 @@ class ItemFeatures:
         present = self.columns[PRESENT].copy()
         present[:-1, self.modalities.index(ID)] = trained
         return dataclasses.replace(self, columns={**self.columns, PRESENT: present})
+
+    def without(self, hidden: Sequence[str], of: Optional[np.ndarray] = None) -> ItemFeatures:
+        """Returns the same features as if items, `[num_items]` bool, None = all, lacked the `hidden` modalities."""
+        gone = np.isin(self.modalities, list(hidden))
+        present = self.columns[PRESENT].copy()
+        present[:-1] &= ~(gone if of is None else of[:, np.newaxis] & gone)
+        return dataclasses.replace(self, columns={**self.columns, PRESENT: present})
+
+    def seen(self) -> Mapping[str, np.ndarray]:
+        """Returns the columns as the towers read them: a vector that an item lacks is its neighbours' mean, if any."""
+        if self.neighbours is None:
+            return self.columns
+        columns, present = dict(self.columns), self.columns[PRESENT].copy()
+        for name in self.content:
+            place = self.modalities.index(name)
+            weights = self.neighbours.multiply(present[np.newaxis, :-1, place]).tocsr()  # of those that have it
+            total = np.asarray(weights.sum(axis=1)).ravel()
+            told = np.flatnonzero(~present[:-1, place] & (total > 0))
+            columns[name] = self.columns[name].copy()
+            columns[name][told] = weights[told] @ self.columns[name][:-1] / total[told, np.newaxis]
+            present[told, place] = True
+        return {**columns, PRESENT: present}
 
     @property
     def content(self) -> tuple[str, ...]:
@@ -89,6 +115,7 @@ def item_features(
     text: Optional[TextConfig] = None,
     reduce_to: int = 128,
     reductions: Optional[Mapping[str, Reduction]] = None,
+    neighbours: Optional[sp.csr_matrix] = None,
 ) -> ItemFeatures:
     """Returns the candidate tower's columns.
 
@@ -100,6 +127,7 @@ def item_features(
         text: a text encoder to train; its subwords then take the place of frozen text vectors.
         reduce_to: dimensions that are kept of each modality's vectors, at most.
         reductions: of modalities whose reduction is not learned again.
+        neighbours: see `ItemFeatures`.
     """
     vectors = {name: column for name, column in sorted(table.vectors.items()) if not (text and name == "text")}
     vocabulary = learn_attributes(table.categorical, table.numeric, rows=np.flatnonzero(trained))
@@ -124,7 +152,7 @@ def item_features(
         present[ATTRIBUTES] = known[:-1]
     wanted = tuple(name for name in present if modalities is None or name in modalities)
     columns[PRESENT] = _with_nothing(np.stack([present[name] for name in wanted], axis=1))
-    return ItemFeatures(columns, wanted, reductions, vocabulary, learned)
+    return ItemFeatures(columns, wanted, reductions, vocabulary, learned, neighbours)
 
 
 def _with_nothing(column: np.ndarray, fill: float = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ import tensorflow_recommenders as tfrs
 
 from tfmm import losses, metrics, relevance
 from tfmm.encoders.attributes import AttributeVocabulary
-from tfmm.features import PRESENT, ItemFeatures
+from tfmm.features import ItemFeatures
 from tfmm.progress import counter
 from tfmm.ragged import Ragged
 from tfmm.splits import Queries
@@ -82,7 +82,7 @@ class Retriever(tfrs.Model):
         """
         super().__init__()
         self.config, self.num_items = config, items.num_items
-        self.columns = {name: tf.constant(column) for name, column in items.columns.items()}
+        self.items, self.columns = items, _tensors(items)
         self.towers = Towers(towers, items, context=context, num_events=num_events)
         self.probability = tf.constant(frequency / max(frequency.sum(), 1), tf.float32)
         self.launched = np.zeros(items.num_items, np.int64) if launched is None else launched
@@ -118,11 +118,8 @@ class Retriever(tfrs.Model):
             hidden: modalities.
             of: `[num_items]` bool: the items that lack them; None = all.
         """
-        corpus = {name: column[:-1] for name, column in self.columns.items()}
-        if hidden:
-            gone = np.array([name in hidden for name in self.towers.candidate.modalities])
-            corpus[PRESENT] &= ~(gone if of is None else of[:, np.newaxis] & gone)
-        return self.towers.candidate(corpus, training=training)
+        columns = _tensors(self.items.without(hidden, of)) if hidden else self.columns
+        return self.towers.candidate({name: column[:-1] for name, column in columns.items()}, training=training)
 
     def compute_loss(self, batch: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Returns the mean loss over every position of every window that has a new item to predict.
@@ -197,6 +194,10 @@ class Retriever(tfrs.Model):
     def metrics(self) -> list[tf.keras.metrics.Metric]:
         """What Keras resets as each epoch begins."""
         return [self.mean_loss]
+
+
+def _tensors(items: ItemFeatures) -> dict[str, tf.Tensor]:
+    return {name: tf.constant(column) for name, column in items.seen().items()}
 
 
 def score_queries(

@@ -134,7 +134,17 @@ def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]
         text=text,
         reduce_to=config.content_dim,
         reductions=shop.reductions,
+        neighbours=_wanted_beside(shop) if config.missing == "neighbours" else None,
     )
+
+
+def _wanted_beside(shop: Shop) -> closed_form.sp.csr_matrix:
+    """Returns `[num_items, num_items]`: what the same shoppers wanted, as the retriever's events say."""
+    events = shop.parts.train
+    matrix = closed_form.interaction_matrix(
+        events.user, events.item, num_users=len(shop.dataset.users), num_items=len(shop.table)
+    )
+    return closed_form.item_knn(matrix, neighbours=20, shrink=10.0)
 
 
 def _with_events(shop: Shop, events: Interactions) -> np.ndarray:
