@@ -110,7 +110,6 @@ def finetune(
     """
     pictured = np.flatnonzero(items.columns[PRESENT][:-1, items.modalities.index(IMAGE)])
     asked = _askable(lessons.events, pictured, num_items=items.num_items)
-    frozen = retriever.columns
     optimizer = tf.keras.optimizers.Adam(config.learning_rate, clipnorm=1.0)
     encoder.trainable_blocks(config.blocks)
     step = train_step(encoder, retriever, items, lessons.events, config, optimizer)
@@ -129,7 +128,7 @@ def finetune(
             _log.info("epoch %d: loss %.4f, validation ndcg@10 %.4f", epoch, loss, state.values[-1])
             advance(1)
     restore(encoder, directory, retriever=retriever)
-    retriever.columns = frozen
+    retriever.read(items)
     if state.best > 0:
         _see(retriever, items, encoder, lessons.images, pictured)
     encoder.trainable_blocks(0)
@@ -340,7 +339,7 @@ def _see(retriever: Retriever, items: ItemFeatures, encoder: ImageEncoder, image
         halves = vectors[present].astype(np.float16)
     column = items.columns[IMAGE].copy()
     column[pictured[present]] = items.reductions[IMAGE](halves)
-    retriever.columns = {**retriever.columns, IMAGE: tf.constant(column)}
+    retriever.read(dataclasses.replace(items, columns={**items.columns, IMAGE: column}))
     if not np.isfinite(retriever.corpus_vectors()).all():
         _log.warning("The network has diverged; lower --finetune.learning_rate.")
         return False

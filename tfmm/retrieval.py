@@ -82,7 +82,7 @@ class Retriever(tfrs.Model):
         """
         super().__init__()
         self.config, self.num_items = config, items.num_items
-        self.items, self.columns = items, _tensors(items)
+        self.read(items)
         self.towers = Towers(towers, items, context=context, num_events=num_events)
         self.probability = tf.constant(frequency / max(frequency.sum(), 1), tf.float32)
         self.launched = np.zeros(items.num_items, np.int64) if launched is None else launched
@@ -102,6 +102,10 @@ class Retriever(tfrs.Model):
         self.towers.embed_queries(
             table, rows, tf.cast(rows, tf.int64), rows, tf.constant([[""]]), tf.constant([0], tf.int64)
         )
+
+    def read(self, items: ItemFeatures) -> None:
+        """Has the towers see the catalogue as these features, of the same shapes, say it is."""
+        self.items, self.columns = items, _tensors(items)
 
     def item_vectors(self, rows: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """Returns `[batch, dim]` for item rows, not of length 1; row `num_items` is an item without anything."""
