@@ -14,8 +14,8 @@ ORDER = (
     *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form", "canonical"),
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
     *("finetuning", "phrases", "content", "views", "alignment", "hearing", "asking", "tagging", "reading", "index"),
-    *("candidates", "reranking", "service", "export", "serving", "reindexing", "evaluation", "report"),
-    *("config", "stages", "results", "train", "measuring", "cli"),
+    *("candidates", "reranking", "service", "export", "serving", "reindexing", "evaluation", "audience", "report"),
+    *("config", "stages", "gallery", "results", "train", "measuring", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from tfmm import schema, sources
+from tfmm.cli import main
 from tfmm.report.contract import MODELS, checked
 from tfmm.serving.catalogue import read_catalogue
 from tfmm.serving.client import Client
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 SIGNATURES = {
     *("serving_default", "recommend", "recommend_examples", "retrieve", "rank"),
-    *("embed_query", "embed_item", "similar_items", "explain"),
+    *("embed_query", "embed_item", "similar_items", "explain", "audience"),
 }
 METRICS = ("ndcg@10", "recall@10", "mrr@10", "map@10", "coverage@10", "diversity@10")
 OUTPUT = "output.txt"
@@ -124,6 +126,20 @@ def test_the_smallest_run_takes_at_most_a_minute_of_two_cores_and_ends_with_the_
     assert table.count("saved_models/tfmm/1") == 1
 
 
+def test_an_audience_has_everybody_who_has_not_had_the_product_likeliest_first(trained, shop, monkeypatch, capsys):
+    monkeypatch.chdir(trained[0])
+    run, events = only(Path("runs").iterdir()), shop.interactions
+    item = np.bincount(events.item).argmax()
+    assert main(["audience", "--item", str(shop.items.ids[item]), "--run", str(run), "--csv", "audience.csv"]) == 0
+    assert str(shop.items.titles[item])[:20] in capsys.readouterr().out
+    with open("audience.csv", newline="") as file:
+        users, likely = zip(*[(row["user"], float(row["probability"])) for row in csv.DictReader(file)])
+    had = {str(shop.users.ids[user]) for user in events.user[events.item == item]}
+    assert set(users) == {str(shop.users.ids[user]) for user in events.user} - had and had
+    assert list(likely) == sorted(likely, reverse=True) and 0 < likely[0] < 1
+    assert main(["audience", "--item", "nothing", "--run", str(run)]) == 2
+
+
 def test_the_run_leaves_a_report_by_contract_and_what_reproduces_it(trained, shop):
     run = only((trained[0] / "runs").iterdir())
     report = checked(json.loads((run / "report.json").read_text()))
@@ -134,7 +150,9 @@ def test_the_run_leaves_a_report_by_contract_and_what_reproduces_it(trained, sho
     said = json.loads((run / "run.json").read_text())
     assert said["data"] == report["dataset"]["fingerprint"] == shop.fingerprint()
     assert said["configuration"]["size"] == "tiny" and said["seed"] == 0 and "tensorflow" in said["versions"]
+    assert report["audience"]["the towers"]["recall@50"]["n"] > 0
     html = (run / "index.html").read_text()
+    assert re.search(r"(behaviour|image|text|attributes) \d+%, for ", html)  # why, below a recommendation
     assert "http://" not in html.replace("http://www.w3.org/", "") and "data:image/" in html
 
 

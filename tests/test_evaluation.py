@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shops
 
-from tfmm import evaluation, metrics, results
+from tfmm import evaluation, gallery, metrics, results
 from tfmm.evaluation import LIST_SIZE, EvaluationConfig, Lists, lists_of_scores, measure, per_user
 from tfmm.ragged import NO_ITEM, Ragged
 from tfmm.sources.dataset import Interactions
@@ -267,7 +267,7 @@ def test_the_gallery_marks_the_hits_and_no_others():
     shop = shops.shop()
     test = shop.parts.test
     lists = lists_of([[*targets.tolist(), *[r for r in range(8) if r not in targets][:5]] for targets in test.targets])
-    rows = results.gallery(shops.CONFIG, shop, lists)
+    rows = gallery.of_shoppers(shops.CONFIG, shop, shops.version(), lists)
     assert len(rows) == min(shops.CONFIG.evaluation.gallery, len(test))
     for row in rows:
         user = int(row.user_id[1:])
@@ -276,6 +276,7 @@ def test_the_gallery_marks_the_hits_and_no_others():
         assert {card.item_id for card in row.recommended if card.hit} == right & {c.item_id for c in row.recommended}
         assert [card.item_id for card in row.history] == [f"i{item}" for item in test.history[query][-8:]]
         assert not any(card.hit for card in row.history)
+        assert all("%" in card.caption or card.caption.startswith("for ") for card in row.recommended)
 
 
 def test_metrics_that_are_reported_are_metrics_that_are_measured():

@@ -51,7 +51,14 @@ def groups(answer: list[tuple[str, float]]) -> np.ndarray:
 
 def test_every_signature_of_the_contract_is_there(signatures):
     queries = {"serving_default", "recommend", "retrieve", "embed_query"}
-    assert set(signatures) == queries | {"recommend_examples", "rank", "embed_item", "similar_items", "explain"}
+    assert set(signatures) == queries | {
+        "recommend_examples",
+        "rank",
+        "embed_item",
+        "similar_items",
+        "explain",
+        "audience",
+    }
     for name in queries:
         found = {
             key: (spec.dtype, spec.shape.rank) for key, spec in signatures[name].structured_input_signature[1].items()
@@ -98,6 +105,18 @@ def test_what_a_score_is_made_of_sums_to_it_and_the_history_counts_by_what_is_lo
             if item in without:
                 fall = near[item] - without[item]
                 np.testing.assert_allclose(found["history_shares"][0][number, place], fall, rtol=1e-2, atol=2e-3)
+
+
+def test_an_audience_is_the_softmax_over_what_each_shopper_can_have(signatures):
+    queries = [Query(history=["i1", "i2"]), Query(history=["i5"], exclude=["i7"], filters=["colour=red"]), Query()]
+    items = np.array([["i1", "i7", "i9", "nobody"]] * 3, object)
+    found = call(signatures, "audience", **build_request(queries), item_ids=items)["scores"]
+    for query, scores in zip(queries, found):
+        answers = dict(ask(signatures, [query], "retrieve")[0])  # all that the shopper can have, with its logit
+        total = np.logaddexp.reduce(list(answers.values()))
+        for item, score in zip(items[0], scores):
+            expected = answers[item] - total if item in answers else np.finfo(np.float32).min
+            np.testing.assert_allclose(score, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_modality_that_a_product_lacks_can_only_count_by_its_absence(signatures):

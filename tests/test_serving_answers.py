@@ -219,9 +219,10 @@ def test_reasons_are_shares_of_what_speaks_for_an_item_and_what_it_leans_on_most
         "modality_shares": np.array([[[1.0, -0.5, 3.0], [0.0, 0.0, 0.0]]]),
         "history_shares": np.array([[[0.1, 0.4, 0.3], [-0.1, -0.2, 0.0]]]),
     }
-    first, second = read_reasons(query, outputs)
+    first, second = read_reasons(query.history, outputs)
     assert first == Reason({"text": 0.75, "id": 0.25}, ["b", "a"]) and second == Reason({}, [])
     assert list(first.modalities) == ["text", "id"]
+    assert first.sentence({"b": "Red shoe"}) == "text 75%, for Red shoe" and second.sentence({}) == ""
     shown = page(query, [("x", 1.0), ("y", 0.5)], Catalogue({"b": "<Red> shoe"}), {"x": first, "y": second})
     assert "text 75%, behaviour 25%; like &lt;Red&gt; shoe and a" in shown
     assert shown.count('class="why"') == 1

@@ -103,6 +103,25 @@ class IndexOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class AudienceOptions:
+    """Whom to look for, and among whom.
+
+    Attributes:
+        item: id of the product; one that `tfmm index --add` brought is as good as any.
+        run: the run's directory: its data say who has done what.
+        saved_models: where the exported versions are; by default where the run put them.
+        k: how many shoppers.
+        csv: write all shoppers here, likeliest first: user, probability.
+    """
+
+    item: str
+    run: Path
+    saved_models: Optional[Path] = None
+    k: int = 20
+    csv: Optional[Path] = None
+
+
+@dataclasses.dataclass(frozen=True)
 class ServeOptions:
     """Where to serve from, and on what address.
 
@@ -220,7 +239,19 @@ def _reasons(model: Any, query: Query, answer: Answer) -> dict[str, Reason]:
     except ServingError as error:
         _log.info("no reasons are shown: %s", error)
         return {}
-    return dict(zip(items, read_reasons(query, outputs)))
+    return dict(zip(items, read_reasons(query.history, outputs)))
+
+
+def _audience(argv: Sequence[str]) -> int:
+    options = read(AudienceOptions, argv, prog="tfmm audience", description=_VERBS["audience"][0])
+    from tfmm.measuring import audience_of
+    from tfmm.serving.show import audience, write_audience
+
+    found, catalogue = audience_of(options.run, options.item, saved_models=options.saved_models)
+    Console().print(audience(found[: options.k], catalogue, catalogue.title(options.item) or options.item))
+    if options.csv is not None:
+        Console(soft_wrap=True).print(f"wrote {write_audience(options.csv, found)}", highlight=False)
+    return 0
 
 
 def _index(argv: Sequence[str]) -> int:
@@ -273,6 +304,7 @@ _VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("Train, export and measure on a shop's data: the same as python train.py.", _train),
     "evaluate": ("Measure an exported version again, on the same test, and write its report again.", _evaluate),
     "recommend": ("Ask for recommendations: a table, or a page with pictures.", _recommend),
+    "audience": ("List the shoppers who are likeliest to want a product next.", _audience),
     "index": ("Add products to the newest version, or remove some, without training: writes the next one.", _index),
     "serve": ("Answer gRPC requests as TF Serving does, from the newest exported version.", _serve),
     "report": ("Show the newest run's headline table and where its report is.", _report),

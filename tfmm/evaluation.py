@@ -101,6 +101,12 @@ def _loaded(version: Path) -> Any:
     return tf.saved_model.load(str(version))
 
 
+def ask(version: Path, inputs: Mapping[str, np.ndarray], *, signature: str) -> dict[str, np.ndarray]:
+    """Returns output name -> array, as a signature of the SavedModel answers."""
+    answer = _loaded(version).signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+    return {name: value.numpy() for name, value in answer.items()}
+
+
 def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str, batch_size: int) -> Lists:
     """Returns what a signature of the SavedModel answers to each query.
 
@@ -111,17 +117,15 @@ def exported_lists(version: Path, wire: Wire, ids: np.ndarray, *, signature: str
         signature: "recommend" or "retrieve".
         batch_size: queries a call.
     """
-    call = _loaded(version).signatures[signature]
     row_of = {str(item): row for row, item in enumerate(ids)}
     row_of[""] = -1
     count = len(wire[schema.QUERY_TIME])
     rows, scores = [], []
     for start in track(range(0, count, batch_size), f"asking the export: {signature}"):
-        batch = dense_wire(wire, slice(start, start + batch_size))
-        answer = call(**{name: tf.constant(value) for name, value in batch.items()})
-        names = answer[schema.ITEM_IDS].numpy().astype(str)
+        answer = ask(version, dense_wire(wire, slice(start, start + batch_size)), signature=signature)
+        names = answer[schema.ITEM_IDS].astype(str)
         rows.append(np.vectorize(row_of.__getitem__, otypes=[np.int64])(names)[:, :LIST_SIZE])
-        scores.append(answer[schema.SCORES].numpy()[:, :LIST_SIZE])
+        scores.append(answer[schema.SCORES][:, :LIST_SIZE])
     return _padded(np.concatenate(rows), np.concatenate(scores))
 
 

@@ -1,7 +1,8 @@
-"""Measures an exported version again, on the data, split and test queries of the run that made it."""
+"""Opens a finished run: measures its export again on the same test, and asks it which shoppers want a product."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import time
@@ -12,16 +13,23 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from tfmm import results, sources, stages
+from tfmm import gallery, records, results, sources, stages
 from tfmm.alignment import Aligner
+from tfmm.arguments import did_you_mean
+from tfmm.audience import everybody, likelihood
+from tfmm.candidates import wire_queries
 from tfmm.config import Config, restored
 from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.features import ItemFeatures
 from tfmm.hearing import Hearing, distinct
 from tfmm.report import GalleryRow, write_report
 from tfmm.retrieval import Retriever
+from tfmm.serving.catalogue import Catalogue as Wares
 from tfmm.serving.catalogue import read_catalogue
+from tfmm.serving.local import load_model
+from tfmm.serving.show import Shopper
 from tfmm.serving.versions import newest_version, version_directories
+from tfmm.sources.dataset import Dataset
 from tfmm.sources.spoken import load_spoken
 from tfmm.stages import Catalogue, Ears, Shop
 from tfmm.train import MODEL
@@ -54,11 +62,11 @@ def measure(
     _check_catalogue(directory, known)
     before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
     measured = _measure_shop if len(known.dataset.interactions) else _measure_search
-    report, gallery = measured(config, known, directory, run, before)
+    report, rows = measured(config, known, directory, run, before)
     again = f"tfmm evaluate --run {run} --saved_models {directory.parent.parent} --version {directory.name}"
     report["tagging"] = before.get("tagging", {})  # its head is not exported
     report["reproduce"] = [command for command in before.get("reproduce", []) if command != again] + [again]
-    _, page = write_report(report, run, gallery=gallery)
+    _, page = write_report(report, run, gallery=rows)
     return report, page
 
 
@@ -83,7 +91,8 @@ def _measure_shop(
         directory=run,
         argv=[],
     )
-    return report, results.gallery(config, shop, systems[results.OURS])
+    report["audience"] = results.audience(config, shop, directory)
+    return report, gallery.of_shoppers(config, shop, directory, systems[results.OURS])
 
 
 def _measure_search(
@@ -103,7 +112,47 @@ def _measure_search(
         timings={**before.get("timings", {}), "evaluate": time.monotonic() - started},
         argv=[],
     )
-    return report, results.search_gallery(config, known, aligner)
+    return report, gallery.of_searches(config, known, aligner)
+
+
+def audience_of(run: Path, item: str, *, saved_models: Optional[Path] = None) -> tuple[list[Shopper], Wares]:
+    """Returns the run's shoppers who have not had a product, likeliest to want it first, and titles to show them with.
+
+    Args:
+        run: directory of a run, with its `run.json`.
+        item: id of a product of the newest exported version.
+        saved_models: where the exported versions are; None = where the run put them.
+
+    Raises:
+        ValueError: no shoppers, no such product, or other data than the run's.
+        FileNotFoundError: where there is no such run or version.
+    """
+    said = _read_json(run / "run.json")
+    config = restored(said["configuration"], place=str(run / "run.json"))
+    directory = newest_version((saved_models or config.saved_models) / MODEL)
+    wares = read_catalogue(directory)
+    if wares.titles and item not in wares.titles:
+        raise ValueError(f"Expected a product of {directory}, got {item!r}.{did_you_mean(item, wares.titles)}")
+    dataset = _load_data(config, fingerprint=said["data"])
+    if not len(dataset.interactions):
+        raise ValueError(f"Expected shoppers in the data of {run}, got a catalogue alone.")
+    shoppers, ids = everybody(dataset), dataset.items.ids
+    wire = wire_queries(shoppers, ids, dataset.event_types, records.context_terms(dataset.users))
+    likely = likelihood(
+        functools.partial(load_model(directory).predict, signature="audience"), wire, np.array([item], object)
+    )[:, 0]
+    order = [row for row in np.argsort(-likely, kind="stable") if likely[row] > _HAD]
+    return [
+        Shopper(
+            str(dataset.users.ids[shoppers.user[row]]),
+            float(np.exp(likely[row])),
+            [str(ids[one]) for one in shoppers.history[row][:-4:-1]],
+        )
+        for row in order
+    ], wares
+
+
+_HAD = -1e8  # log-likelihoods below it are of what a shopper has had already
 
 
 def load_catalogue(config: Config, *, fingerprint: str) -> Catalogue:
@@ -112,6 +161,11 @@ def load_catalogue(config: Config, *, fingerprint: str) -> Catalogue:
     Raises:
         ValueError: where the data has another fingerprint than the run began with.
     """
+    dataset = _load_data(config, fingerprint=fingerprint)
+    return stages.open_catalogue(config, dataset, config.records / f"{dataset.name}-{fingerprint[:8]}")
+
+
+def _load_data(config: Config, *, fingerprint: str) -> Dataset:
     dataset = sources.load(
         config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
     )
@@ -122,8 +176,7 @@ def load_catalogue(config: Config, *, fingerprint: str) -> Catalogue:
             f"({mark[:8]}) from --source {config.source} --data_dir {config.data_dir}. "
             "Put the files back, or train again."
         )
-    where = config.records / f"{dataset.name}-{mark[:8]}"
-    return stages.open_catalogue(config, dataset, where)
+    return dataset
 
 
 def exported_retriever(config: Config, shop: Shop, items: ItemFeatures, directory: Path) -> Retriever:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
@@ -11,14 +12,13 @@ import numpy as np
 
 from tfmm import evaluation, schema, stages
 from tfmm.alignment import Aligner
-from tfmm.asking import Table, ask_tables, best_rows, spoken_tables, typed
+from tfmm.asking import Table, ask_tables, spoken_tables, typed
+from tfmm.audience import audience_table
 from tfmm.config import Config
-from tfmm.content import IMAGE
 from tfmm.encoders.sound import SoundConfig, keep_log_mel
 from tfmm.evaluation import KS, Baseline, Lists
 from tfmm.hearing import Hearing
 from tfmm.ragged import Ragged
-from tfmm.report import Card, GalleryRow
 from tfmm.retrieval import Retriever
 from tfmm.sources.spoken import SpokenQueries
 from tfmm.splits import Queries
@@ -41,6 +41,13 @@ def recommend_all(config: Config, shop: Shop, version: Path, baselines: Mapping[
             batch_size=config.evaluation.batch_size,
         )
     return systems
+
+
+def audience(config: Config, shop: Shop, version: Path) -> Table:
+    """Returns how well products find the test shoppers who want them next."""
+    queries, ids = shop.parts.test, shop.dataset.items.ids
+    predict = functools.partial(evaluation.ask, version, signature="audience")
+    return audience_table(predict, shop.wire(queries), queries, ids, seed=config.seed)
 
 
 class Asked(NamedTuple):
@@ -188,21 +195,6 @@ def spoken_vectors(hearing: Hearing, spoken: SpokenQueries, config: SoundConfig)
     return vectors.numpy()
 
 
-def search_gallery(config: Config, shop: Catalogue, aligner: Aligner, *, shown: int = 8) -> list[GalleryRow]:
-    """Returns some typed queries with the pictures that they find: known queries, or titles of test products."""
-    rng, known = np.random.default_rng(config.seed), shop.dataset.queries
-    if known is not None:
-        chosen = rng.permutation(len(known.texts))[: config.evaluation.gallery]
-        texts, right = known.texts[chosen], [set(known.relevant[row].tolist()) for row in chosen]
-    else:
-        chosen = rng.permutation(shop.asking.test)[: config.evaluation.gallery]
-        texts, right = shop.dataset.items.titles[chosen], [{int(row)} for row in chosen]
-    corpus = aligner.embed_all(only=(IMAGE,) if IMAGE in aligner.modalities else None)
-    best = best_rows(aligner.embed_texts(texts), corpus, k=shown)
-    cards = ((_card(shop, row, hit=int(row) in wanted) for row in rows) for rows, wanted in zip(best, right))
-    return [GalleryRow(f'"{text}"', (), tuple(row)) for text, row in zip(texts, cards)]
-
-
 def _dataset(shop: Catalogue) -> dict[str, Any]:
     dataset, table = shop.dataset, shop.table
     cold = {"cold items": int(shop.parts.cold_items(len(table)).sum())} if isinstance(shop, Shop) else {}
@@ -270,22 +262,3 @@ def _attainable(shop: Shop, ours: Mapping[str, Any]) -> dict[str, Any]:
     lists = evaluation.attainable_lists(shop.parts.test, utility, shop.table.launched)
     best = _brief(lists, shop.parts.test)
     return {**best, "share": ours["ndcg@10"]["mean"] / max(best["ndcg@10"]["mean"], 1e-12)}
-
-
-def gallery(config: Config, shop: Shop, lists: Lists, *, shown: int = 8) -> list[GalleryRow]:
-    """Returns some test shoppers with what they had and what they are recommended, hits marked."""
-    queries = shop.parts.test
-    chosen = np.random.default_rng(config.seed).permutation(len(queries))[: config.evaluation.gallery]
-    rows = []
-    for query in chosen:
-        history = [_card(shop, row) for row in queries.history[query][-shown:]]
-        right = set(queries.targets[query].tolist())
-        best = [row for row in lists.rows[query][:shown] if row >= 0]
-        recommended = [_card(shop, row, hit=int(row) in right) for row in best]
-        rows.append(GalleryRow(str(shop.dataset.users.ids[queries.user[query]]), tuple(history), tuple(recommended)))
-    return rows
-
-
-def _card(shop: Catalogue, row: int, *, hit: bool = False) -> Card:
-    items = shop.dataset.items
-    return Card(str(items.ids[row]), str(items.titles[row]), items.images.read(int(row)), hit=hit)

@@ -231,6 +231,23 @@ class Storefront(tf.Module):
             schema.HISTORY_SHARES: of_history,
         }
 
+    def audience(self, item_ids: tf.Tensor, **query: tf.Tensor) -> Tensors:
+        """Returns how likely shoppers are to want items next: log of the taste's softmax over all that can be had.
+
+        What a shopper has had, and what the catalogue does not have, scores lowest. Unlike scores, the answers for one
+        item can be compared between shoppers.
+
+        Args:
+            item_ids: string `[batch, n]`.
+            query: as that of `recommend`; nothing that is typed, shown or said counts.
+        """
+        encoded, allowed = self._encode(query)
+        rows = self.item_ids.rows(item_ids)
+        logits = self.forbidden(self.taste_scores(encoded), encoded, allowed)
+        likely = tf.gather(tf.nn.log_softmax(logits), tf.maximum(rows, 0), batch_dims=1)
+        barred = (rows < 0) | (tf.gather(logits, tf.maximum(rows, 0), batch_dims=1) <= NEVER)
+        return {schema.ITEM_IDS: item_ids, schema.SCORES: tf.where(barred, tf.float32.min, likely)}
+
     def _or_search(self, query: Tensors, allowed: tf.Tensor, plain: Callable) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns scores and rows: by what was asked where anything was, and by `plain` elsewhere."""
         if self.search is None:
@@ -296,6 +313,7 @@ class Storefront(tf.Module):
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns every signature of the contract, traced."""
         query, strings = schema.query_signature(), tf.TensorSpec([None], tf.string)
+        items = tf.TensorSpec([None, None], tf.string, schema.ITEM_IDS)
         recommend = tf.function(self.recommend).get_concrete_function(**query)
         return {
             "serving_default": recommend,
@@ -309,9 +327,8 @@ class Storefront(tf.Module):
             "embed_query": tf.function(self.embed_query).get_concrete_function(**query),
             "embed_item": tf.function(self.embed_item).get_concrete_function(**_content_signature()),
             "similar_items": tf.function(self.similar_items).get_concrete_function(strings),
-            "explain": tf.function(self.explain).get_concrete_function(
-                tf.TensorSpec([None, None], tf.string, schema.ITEM_IDS), **query
-            ),
+            "explain": tf.function(self.explain).get_concrete_function(items, **query),
+            "audience": tf.function(self.audience).get_concrete_function(items, **query),
         }
 
 

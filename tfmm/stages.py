@@ -556,6 +556,7 @@ def warmup_requests(shop: Catalogue) -> dict[str, dict[str, np.ndarray]]:
         query=wire,
     )
     text = np.array([str(shop.table.titles[0])], dtype=object)
+    about = np.array([ids[:2]] * len(asked), dtype=object)
     return {
         "serving_default": typed if shop.encoders.text else dense,
         **{name: dense for name in ("recommend", "retrieve", "embed_query")},
@@ -563,5 +564,5 @@ def warmup_requests(shop: Catalogue) -> dict[str, dict[str, np.ndarray]]:
         "rank": {EXAMPLES: np.array(list(records.serialise_lists(lists)), dtype=object)},
         "embed_item": {"text": text, "image": np.array([b""], object), "attributes": np.zeros([1, 0], object)},
         "similar_items": {"item_ids": ids[:1].astype(object)},
-        "explain": {**dense, "item_ids": np.array([ids[:2]] * len(asked), dtype=object)},
+        **{name: {**dense, "item_ids": about} for name in ("explain", "audience")},
     }

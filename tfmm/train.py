@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from rich.logging import RichHandler
 
-from tfmm import results, sources, stages
+from tfmm import gallery, results, sources, stages
 from tfmm.config import Config, parse
 from tfmm.encoders.attributes import learn_attributes
 from tfmm.export import export
@@ -116,7 +116,9 @@ def run(config: Config, *, argv: list[str]) -> Path:
             argv=argv,
         )
         report["tagging"] = tags
-    return _finish(report, directory, version, gallery=results.gallery(config, shop, systems[results.OURS]))
+        report["audience"] = results.audience(config, shop, version)
+        rows = gallery.of_shoppers(config, shop, version, systems[results.OURS])
+    return _finish(report, directory, version, rows)
 
 
 def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path, argv: list[str]) -> Path:
@@ -137,7 +139,7 @@ def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path
         shown = {"alignment": curves, "hearing": ears.curves if ears else {}}
         report = results.search_report(config, shop, aligner, ears=ears, curves=shown, timings=clock.seconds, argv=argv)
         report["tagging"] = tags
-    return _finish(report, directory, version, gallery=results.search_gallery(config, shop, aligner))
+    return _finish(report, directory, version, gallery.of_searches(config, shop, aligner))
 
 
 def _export(config: Config, service: Storefront, shop: Catalogue) -> Path:
@@ -146,9 +148,9 @@ def _export(config: Config, service: Storefront, shop: Catalogue) -> Path:
     return version
 
 
-def _finish(report: dict[str, Any], directory: Path, version: Path, *, gallery: list[GalleryRow]) -> Path:
+def _finish(report: dict[str, Any], directory: Path, version: Path, rows: list[GalleryRow]) -> Path:
     """Returns the version, after the report is written and its headline and all paths are shown."""
-    paths = write_report(report, directory, gallery=gallery)
+    paths = write_report(report, directory, gallery=rows)
     headline(report, console)
     for name, path in (("model", version), ("report", paths[1]), ("numbers", paths[0])):
         console.print(f"{name:<8} {path}", highlight=False, soft_wrap=True)

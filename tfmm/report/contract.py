@@ -21,7 +21,7 @@ OPTIONAL = (
     "reproduce",
     "by_k",
     "asking",
-    *("robustness", "tagging"),
+    *("robustness", "tagging", "audience"),
 )
 MODELS = ("popularity", "item_knn", "ease", "retrieval", "retrieval+reranker")
 """What every report on shoppers compares, in the order of its table; one on a catalogue without any has no models."""
@@ -139,6 +139,8 @@ def _statistics(report: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield from _under(metrics, f"asking[{kind!r}]")
     for field, metrics in report.get("tagging", {}).items():
         yield from _under(metrics, f"tagging[{field!r}]")
+    for system, metrics in report.get("audience", {}).items():
+        yield from _under(metrics, f"audience[{system!r}]")
     for modality, shares in report.get("robustness", {}).items():
         yield from _under(shares, f"robustness[{modality!r}]")
     attainable = {name: value for name, value in report.get("attainable", {}).items() if name != "share"}

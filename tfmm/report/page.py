@@ -47,6 +47,7 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
         slice_table=_slice_table(models),
         asking=_kinds_table(report.get("asking", {})),
         tagging=_kinds_table(report.get("tagging", {})),
+        audience=_kinds_table(report.get("audience", {})),
         ablations=_ablation_plots(report["ablations"]),
         robustness=_robustness_plot(report.get("robustness", {})),
         curves=[

@@ -112,6 +112,20 @@ class Reason:
     modalities: Mapping[str, float]
     because: Sequence[str]
 
+    @property
+    def shares(self) -> list[tuple[str, int]]:
+        """What the score is made of, in words that a person knows, and percents; what rounds to none is left out."""
+        told = [(_SAID.get(name, name), round(100 * share)) for name, share in self.modalities.items()]
+        return [pair for pair in told if pair[1]]
+
+    def sentence(self, titles: Mapping[str, str]) -> str:
+        """Returns the largest share and what is leaned on most: "behaviour 61%, for Red mug"."""
+        parts = [f"{name} {percent}%" for name, percent in self.shares[:1]]
+        return ", ".join(parts + [f"for {titles.get(item) or item}" for item in self.because[:1]])
+
+
+_SAID = {"id": "behaviour"}  # what an id embedding holds
+
 
 def explain_request(query: Query, items: Sequence[str]) -> dict[str, np.ndarray]:
     """Returns the inputs of `explain` for the items of one answer."""
@@ -119,7 +133,7 @@ def explain_request(query: Query, items: Sequence[str]) -> dict[str, np.ndarray]
     return {**build_request([query]), schema.ITEM_IDS: ids}
 
 
-def read_reasons(query: Query, outputs: Mapping[str, np.ndarray], *, most: int = 2) -> list[Reason]:
+def read_reasons(history: Sequence[str], outputs: Mapping[str, np.ndarray], *, most: int = 2) -> list[Reason]:
     """Returns one reason an item, in the order asked; at most `most` items of the history each."""
     names = [name.decode() for name in outputs[schema.MODALITIES][0]]
     reasons = []
@@ -128,7 +142,7 @@ def read_reasons(query: Query, outputs: Mapping[str, np.ndarray], *, most: int =
         order = [place for place in np.argsort(-positive, kind="stable") if positive[place] > 0]
         told = {names[place]: float(positive[place] / positive.sum()) for place in order}
         leaned = [place for place in np.argsort(-falls, kind="stable")[:most] if falls[place] > 0]
-        reasons.append(Reason(told, list(dict.fromkeys(query.history[place] for place in leaned))))
+        reasons.append(Reason(told, list(dict.fromkeys(history[place] for place in leaned))))
     return reasons
 
 

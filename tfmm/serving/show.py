@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,6 @@ _MIME = {
     b"BM": "image/bmp",
     b"RIFF": "image/webp",
 }
-
-
-_SAID = {"id": "behaviour"}  # what an id embedding holds, in a word that a person knows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +45,46 @@ def table(answer: Answer, catalogue: Catalogue) -> Table:
     if not answer:
         shown.caption = "nothing: every item is excluded or filtered out"
     return shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Shopper:
+    """Somebody who may want a product.
+
+    Attributes:
+        user_id: as the shop writes it.
+        probability: that it is the next thing that they want, of all that could be had.
+        newest: ids of what they did last, newest first.
+    """
+
+    user_id: str
+    probability: float
+    newest: Sequence[str]
+
+
+def audience(found: Sequence[Shopper], catalogue: Catalogue, title: str) -> Table:
+    """Returns a rich table: rank, probability, id and newest doings of each shopper."""
+    shown = Table("#", "probability", "shopper", "newest", title=f"who may want {title}", title_justify="left")
+    for column in (0, 1):
+        shown.columns[column].justify = "right"
+    for rank, one in enumerate(found, start=1):
+        newest = ", ".join(catalogue.title(item) or item for item in one.newest)
+        shown.add_row(str(rank), f"{one.probability:.2%}", Text(one.user_id), Text(newest))
+    if not found:
+        shown.caption = "nobody: every shopper has had it"
+    return shown
+
+
+def write_audience(path: Path, found: Sequence[Shopper]) -> Path:
+    """Returns `path`, where a CSV file of user and probability now stands."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("user", "probability"))
+        writer.writerows((one.user_id, f"{one.probability:.6g}") for one in found)
+    os.replace(partial, path)
+    return path
 
 
 def page(query: Query, answer: Answer, catalogue: Catalogue, reasons: Mapping[str, Reason] | None = None) -> str:
@@ -100,9 +138,8 @@ def _explained(card: _Card, reasons: Mapping[str, Reason] | None, catalogue: Cat
     reason = (reasons or {}).get(card.item_id)
     if reason is None:
         return card
-    shares = [(_SAID.get(name, name), round(100 * share)) for name, share in reason.modalities.items()]
     titles = " and ".join(catalogue.title(item) or item for item in reason.because)
-    return dataclasses.replace(card, shares=[pair for pair in shares if pair[1]], because=titles)
+    return dataclasses.replace(card, shares=reason.shares, because=titles)
 
 
 def _facts(query: Query) -> list[tuple[str, str]]:
