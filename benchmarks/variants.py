@@ -4,7 +4,7 @@
         -- --source fashion --data_dir DIR
     python -m benchmarks.variants towers --setting towers.fusion --values attention sum late \\
         -- --source movielens --data_dir DIR
-    python -m benchmarks.variants towers --setting modalities --values id id+image id+audio id+image+audio \\
+    python -m benchmarks.variants towers --setting modalities --values id id+image id+sound id+image+sound \\
         --metrics recall@20 ndcg@20 -- --source tiktok --data_dir DIR
 
 What stands after `--` goes where train.py's flags go. `search` trains the content tower and asks it every kind of query
@@ -31,7 +31,6 @@ from benchmarks.common import start_log
 from benchmarks.seeds import mean_of, show_table, split_flags
 from tfmm import evaluation, results, sources, stages
 from tfmm.config import Config, parse
-from tfmm.encoders.attributes import learn_attributes
 from tfmm.evaluation import Lists
 from tfmm.retrieval import Retriever
 from tfmm.splits import Queries
@@ -69,22 +68,23 @@ def search(config: Config, options: argparse.Namespace, modalities: Optional[tup
     if modalities:
         raise SystemExit(f"Expected a setting of train.py for search, got {MODALITIES}.")
     shop = _catalogue(config)
-    vocabulary = learn_attributes(shop.table.categorical, shop.table.numeric, rows=shop.asking.train)
     with tempfile.TemporaryDirectory() as scratch:
-        aligner, curves = stages.align(config, shop, vocabulary, directory=Path(scratch))
-    if aligner is None:
-        raise SystemExit("Expected products with texts or pictures to search in, got neither.")
+        shop, aligner, curves = stages.align_catalogue(config, shop, directory=Path(scratch))
     table = results.asking_tables(config, shop, aligner, None)
     columns = {
         f"{kind}, {next(iter(table[kind]))}": next(iter(table[kind].values())) for kind in _ASKED if kind in table
     }
-    return Found(max(curves["validation mrr"]), columns)
+    return Found(max(curves["alignment"]["validation mrr"]), columns)
 
 
 def towers(config: Config, options: argparse.Namespace, modalities: Optional[tuple[str, ...]]) -> Found:
     """Returns the metrics of towers on the test, on new products, and with modalities taken from some products."""
     shop = stages.open_shop(config, _catalogue(config))
     items = stages.features_of(config, shop, modalities)
+    unknown = sorted(set(modalities or ()) - set(items.modalities))
+    if unknown:
+        known = ", ".join(stages.features_of(config, shop).modalities)
+        raise SystemExit(f"Expected modalities of {known}, got {', '.join(unknown)}.")
     with tempfile.TemporaryDirectory() as scratch:
         retriever, curves = stages.train_towers(config, shop, items, directory=Path(scratch))
     queries = shop.parts.test

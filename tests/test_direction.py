@@ -13,16 +13,17 @@ PACKAGE = Path(__file__).parent.parent / "tfmm"
 ORDER = (
     *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form", "canonical"),
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
-    *("finetuning", "phrases", "content", "views", "alignment", "hearing", "asking", "tagging", "reading", "index"),
-    *("candidates", "reranking", "service", "export", "serving", "reindexing", "evaluation", "audience", "report"),
-    *("config", "stages", "gallery", "results", "train", "measuring", "cli"),
+    *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "asking", "tagging", "reading"),
+    *("index", "candidates", "reranking", "service", "export", "serving", "reindexing", "evaluation", "audience"),
+    *("report", "config", "stages", "gallery", "results", "train", "measuring", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 
 WITH_TENSORFLOW = (
     *("schema", "encoders", "records", "pipelines", "fusion", "towers", "losses", "retrieval", "index", "candidates"),
-    *("finetuning", "phrases", "content", "views", "alignment", "hearing", "tagging", "reading", "reranking"),
-    *("service", "export", "serving", "reindexing", "evaluation", "stages", "measuring", "sources.movielens_download"),
+    *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "tagging", "reading"),
+    *("reranking", "service", "export", "serving", "reindexing", "evaluation", "stages", "measuring"),
+    "sources.movielens_download",
 )
 OWNERS = {
     "numpy": ORDER,

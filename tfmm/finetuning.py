@@ -113,31 +113,28 @@ def finetune(
     optimizer = tf.keras.optimizers.Adam(config.learning_rate, clipnorm=1.0)
     encoder.trainable_blocks(config.blocks)
     step = train_step(encoder, retriever, items, lessons.events, config, optimizer)
-    state = _Epochs(encoder, retriever, optimizer, directory, resume=resume)
-    if not state.values:
-        state.record(float("nan"), ndcg(retriever, lessons.validation, lessons.context))
-    elif 1 < len(state.values) <= config.epochs:
+    state = Epochs(encoder, optimizer, directory, resume=resume, towers=retriever.towers)
+    if 1 < len(state.values) <= config.epochs:
         _see(retriever, items, encoder, lessons.images, pictured)
-    with counter("fine-tuning pictures", total=config.epochs) as advance:
-        advance(len(state.values) - 1)
-        for epoch in range(len(state.values), config.epochs + 1):
-            loss = _epoch(step, encoder, retriever, lessons, asked, config, rng=np.random.default_rng([seed, epoch]))
-            sound = _see(retriever, items, encoder, lessons.images, pictured)
-            state.record(loss, ndcg(retriever, lessons.validation, lessons.context) if sound else 0.0)
-            log_scalars(logs, {"loss": loss, "validation ndcg@10": state.values[-1]}, epoch=epoch)
-            _log.info("epoch %d: loss %.4f, validation ndcg@10 %.4f", epoch, loss, state.values[-1])
-            advance(1)
-    restore(encoder, directory, retriever=retriever)
+
+    def value() -> float:
+        sound = not state.values or _see(retriever, items, encoder, lessons.images, pictured)
+        return ndcg(retriever, lessons.validation, lessons.context) if sound else 0.0
+
+    def epoch(rng: np.random.Generator) -> float:
+        return _epoch(step, encoder, retriever, lessons, asked, config, rng=rng)
+
+    curves = state.run(config.epochs, epoch, value, metric="validation ndcg@10", logs=logs, seed=seed)
+    restore(encoder, directory, towers=retriever.towers)
     retriever.read(items)
     if state.best > 0:
         _see(retriever, items, encoder, lessons.images, pictured)
     encoder.trainable_blocks(0)
-    _log.info("fine-tuning: validation ndcg@10 %.4f -> %.4f", state.values[0], state.values[state.best])
-    return {"loss": state.losses[1:], "validation ndcg@10": state.values[1:]}
+    return curves
 
 
-def restore(encoder: ImageEncoder, directory: Path, *, retriever: Retriever | None = None) -> None:
-    """Gives the encoder, and the retriever's towers, the weights of the best epoch in the checkpoints.
+def restore(encoder: ImageEncoder, directory: Path, **beside: tf.Module) -> None:
+    """Gives the encoder, and what was trained beside it, the weights of the best epoch in the checkpoints.
 
     Raises:
         FileNotFoundError: there are none.
@@ -145,8 +142,7 @@ def restore(encoder: ImageEncoder, directory: Path, *, retriever: Retriever | No
     path = tf.train.latest_checkpoint(str(directory / "best"))
     if path is None:
         raise FileNotFoundError(f"Expected the tuned image network in {directory / 'best'}, found no checkpoint there.")
-    towers = {} if retriever is None else {"towers": retriever.towers}
-    tf.train.Checkpoint(encoder=encoder, **towers).restore(path).expect_partial()
+    tf.train.Checkpoint(encoder=encoder, **beside).restore(path).expect_partial()
 
 
 Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -226,27 +222,26 @@ def item_vectors(
 def pixel_batches(
     encoder: ImageEncoder, images: Media, examples: Sequence[np.ndarray], *, batch_size: int
 ) -> tf.data.Dataset:
-    """Returns batches of (pixels, item rows, user rows, queries), decoded in parallel while the last one trains.
+    """Returns batches of (pixels, *examples), decoded in parallel while the last one trains.
 
     A picture that the graph cannot decode is left out, with a warning.
 
     Args:
         encoder: whose size and decoding.
         images: of all items.
-        examples: item rows `[n]`, user rows `[n]`, queries `[n, dim]`, in the order wanted.
+        examples: item rows `[n]`, and whatever else goes with each, in the order wanted.
         batch_size: at most.
     """
 
     def read() -> Iterator[tuple[Any, ...]]:
-        for row, user, query in zip(*examples):
+        for row, *others in zip(*examples):
             try:
-                yield pictures.for_graph(images.read(row)), row, user, query
+                yield pictures.for_graph(images.read(row)), row, *others
             except (OSError, pictures.UnreadablePicture) as error:
                 _log.warning("The picture of item row %d is left out: %s", row, error)
 
-    spec = tf.TensorSpec
-    dim = examples[2].shape[1]
-    signature = (spec([], tf.string), spec([], tf.int32), spec([], tf.int32), spec([dim], tf.float32))
+    columns = [tf.TensorSpec(column.shape[1:], column.dtype) for column in examples]
+    signature = (tf.TensorSpec([], tf.string), *columns)
     data = tf.data.Dataset.from_generator(read, output_signature=signature)
     data = data.map(
         lambda content, *others: (encoder.decode(content[tf.newaxis])[0], *others), num_parallel_calls=tf.data.AUTOTUNE
@@ -316,7 +311,7 @@ def _query_vectors(retriever: Retriever, queries: Queries, context: Ragged, *, b
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pictures(Sequence):
+class Pictures(Sequence):
     """Pictures of some rows, read one by one when asked for."""
 
     images: Media
@@ -334,7 +329,7 @@ def _see(retriever: Retriever, items: ItemFeatures, encoder: ImageEncoder, image
 
     Returns whether there are any such: a network that has diverged makes vectors that float16 cannot hold.
     """
-    vectors, present = encoder.encode(_Pictures(images, pictured))
+    vectors, present = encoder.encode(Pictures(images, pictured))
     with np.errstate(over="ignore"):
         halves = vectors[present].astype(np.float16)
     column = items.columns[IMAGE].copy()
@@ -346,22 +341,22 @@ def _see(retriever: Retriever, items: ItemFeatures, encoder: ImageEncoder, image
     return True
 
 
-class _Epochs:
+class Epochs:
     """What tuning remembers between epochs, on disk; epoch 0 is the untuned network."""
 
     def __init__(
         self,
         encoder: ImageEncoder,
-        retriever: Retriever,
         optimizer: tf.keras.optimizers.Optimizer,
         directory: Path,
         *,
         resume: bool,
+        **beside: tf.Module,
     ) -> None:
         self._held = [tf.Variable([0.0] * 0, shape=[None], dtype=tf.float32, trainable=False) for _ in range(2)]
         self.losses: list[float] = []
         self.values: list[float] = []
-        weights = {"encoder": encoder, "towers": retriever.towers}
+        weights = {"encoder": encoder, **beside}
         last = tf.train.Checkpoint(**weights, optimizer=optimizer, losses=self._held[0], values=self._held[1])
         self._last = tf.train.CheckpointManager(last, str(directory / "last"), max_to_keep=1)
         self._best = tf.train.CheckpointManager(tf.train.Checkpoint(**weights), str(directory / "best"), max_to_keep=1)
@@ -370,11 +365,45 @@ class _Epochs:
             self.losses, self.values = (held.numpy().tolist() for held in self._held)
             _log.info("Going on after epoch %d from %s.", len(self.values) - 1, self._last.latest_checkpoint)
 
+    def run(
+        self,
+        epochs: int,
+        epoch: Callable[[np.random.Generator], float],
+        value: Callable[[], float],
+        *,
+        metric: str,
+        logs: Path,
+        seed: int,
+    ) -> dict[str, list[float]]:
+        """Returns the curves, after as many epochs.
+
+        Args:
+            epochs: in all, those of a run before this one included.
+            epoch: looks at every picture once; returns the mean loss.
+            value: what validation says of the network as it is now.
+            metric: its name.
+            logs: of TensorBoard.
+            seed: of the order of pictures.
+        """
+        if not self.values:
+            self._record(float("nan"), value())
+        with counter("fine-tuning pictures", total=epochs) as advance:
+            advance(len(self.values) - 1)
+            for number in range(len(self.values), epochs + 1):
+                loss = epoch(np.random.default_rng([seed, number]))
+                self._record(loss, value())
+                log_scalars(logs, {"loss": loss, metric: self.values[-1]}, epoch=number)
+                _log.info("epoch %d: loss %.4f, %s %.4f", number, loss, metric, self.values[-1])
+                advance(1)
+        _log.info("fine-tuning: %s %.4f -> %.4f", metric, self.values[0], self.values[self.best])
+        return {"loss": self.losses[1:], metric: self.values[1:]}
+
     @property
     def best(self) -> int:
+        """The epoch that validation likes best."""
         return int(np.argmax(self.values))
 
-    def record(self, loss: float, value: float) -> None:
+    def _record(self, loss: float, value: float) -> None:
         """Keeps the epoch's weights, and as the best where it is."""
         self.losses.append(loss)
         self.values.append(value)

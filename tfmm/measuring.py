@@ -98,6 +98,7 @@ def _measure_shop(
 def _measure_search(
     config: Config, known: Catalogue, directory: Path, run: Path, before: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[GalleryRow]]:
+    known = stages.finetuned(config, known, directory=run)
     started = time.monotonic()
     vocabulary = learn_attributes(known.table.categorical, known.table.numeric, rows=known.asking.train)
     aligner = exported_aligner(config, known, vocabulary, directory)

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, TypeVar, cast
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,7 @@ from tfmm import (
     evaluation,
     finetuning,
     hearing,
+    looking,
     pipelines,
     records,
     reranking,
@@ -211,12 +212,7 @@ def finetune(
     Raises:
         ValueError: the model does not look at pictures.
     """
-    encoder = shop.encoders.image
-    if encoder is None or finetuning.IMAGE not in items.content:
-        raise ValueError(
-            "Expected pictures, and --image_encoder pretrained, to open blocks of the image network, got none; leave "
-            "--finetune.blocks at 0."
-        )
+    encoder = _openable(shop)
     untuned = encoder.fingerprint
     curves = finetuning.finetune(
         encoder,
@@ -231,7 +227,7 @@ def finetune(
     )
     if encoder.fingerprint == untuned:
         return shop, items, retriever, curves
-    shop = _seen_anew(shop, encoder, items, directory=directory)
+    shop = _reduced_as(_seen_anew(shop, encoder, directory=directory), items)
     items = features_of(config, shop)
     tuned = make_towers(config, shop, items, shop.parts.train)
     tuned.set_weights(retriever.get_weights())
@@ -240,7 +236,19 @@ def finetune(
     return shop, items, tuned, curves
 
 
-def finetuned(config: Config, shop: Shop, *, directory: Path) -> Shop:
+def _openable(shop: Catalogue) -> ImageEncoder:
+    if shop.encoders.image is None:
+        raise ValueError(
+            "Expected pictures, and --image_encoder pretrained, to open blocks of the image network, got none; leave "
+            "--finetune.blocks at 0."
+        )
+    return shop.encoders.image
+
+
+_Kind = TypeVar("_Kind", bound=Catalogue)
+
+
+def finetuned(config: Config, shop: _Kind, *, directory: Path) -> _Kind:
     """Returns the shop as the image network of a finished run sees it: tuned, if the run did that.
 
     Raises:
@@ -249,13 +257,22 @@ def finetuned(config: Config, shop: Shop, *, directory: Path) -> Shop:
     encoder = shop.encoders.image
     if not config.finetune.blocks or encoder is None:
         return shop
-    items, untuned = features_of(config, shop), encoder.fingerprint
+    items = features_of(config, shop) if isinstance(shop, Shop) else None
+    untuned = encoder.fingerprint
     finetuning.restore(encoder, directory / _TUNED)
-    return shop if encoder.fingerprint == untuned else _seen_anew(shop, encoder, items, directory=directory)
+    if encoder.fingerprint == untuned:
+        return shop
+    seen = _seen_anew(shop, encoder, directory=directory)
+    return seen if items is None else cast(_Kind, _reduced_as(cast(Shop, seen), items))
 
 
-def _seen_anew(shop: Shop, encoder: ImageEncoder, items: ItemFeatures, *, directory: Path) -> Shop:
-    """Returns the shop with pictures encoded by the tuned network, reduced as before; the run keeps these records.
+def _reduced_as(shop: Shop, items: ItemFeatures) -> Shop:
+    """Returns the shop whose pictures are reduced as they were: towers were trained on it."""
+    return dataclasses.replace(shop, reductions={finetuning.IMAGE: items.reductions[finetuning.IMAGE]})
+
+
+def _seen_anew(shop: _Kind, encoder: ImageEncoder, *, directory: Path) -> _Kind:
+    """Returns the products with pictures encoded by the tuned network; the run keeps these records.
 
     The frozen network's stay where they are, for other runs.
     """
@@ -268,7 +285,7 @@ def _seen_anew(shop: Shop, encoder: ImageEncoder, items: ItemFeatures, *, direct
     products = dataclasses.replace(shop.dataset.items, vectors=vectors)
     again = dataclasses.replace(shop.dataset, items=products)
     table = records.write_items(again, directory / "records", encoders={modality: encoder})
-    return dataclasses.replace(shop, table=table, reductions={modality: items.reductions[modality]})
+    return dataclasses.replace(shop, table=table)
 
 
 def train_ablated(config: Config, shop: Shop, modalities: tuple[str, ...], *, directory: Path) -> Retriever:
@@ -442,6 +459,48 @@ def align(
         logs=directory / "tensorboard" / "alignment",
     )
     return aligner, curves
+
+
+def align_catalogue(
+    config: Config, shop: Catalogue, *, directory: Path
+) -> tuple[Catalogue, Aligner, dict[str, dict[str, list[float]]]]:
+    """Returns the products, the content tower of a catalogue that is searched and nothing else, and all curves.
+
+    With `finetune.blocks`, the image network then learns from the products' texts, and the tower learns anew from what
+    it sees. Where tuning brings nothing on validation, the products stay what they were.
+
+    Raises:
+        ValueError: there is nothing to search in, or no picture to tune for.
+    """
+
+    def aligned() -> tuple[Aligner, dict[str, list[float]]]:
+        vocabulary = learn_attributes(shop.table.categorical, shop.table.numeric, rows=shop.asking.train)
+        aligner, curves = align(config, shop, vocabulary, directory=directory)
+        if aligner is None:
+            raise ValueError("Expected interactions, or texts or pictures to search in, got neither; give some.")
+        return aligner, curves
+
+    aligner, curves = aligned()
+    if not config.finetune.blocks:
+        return shop, aligner, {"alignment": curves}
+    encoder = _openable(shop)
+    untuned = encoder.fingerprint
+    tuning = looking.tune(
+        encoder,
+        aligner,
+        shop.dataset.items.images,
+        config.finetune,
+        train=shop.asking.train,
+        validation=shop.asking.validation,
+        directory=directory / _TUNED,
+        logs=directory / "tensorboard" / "finetune",
+        seed=config.seed,
+        resume=config.resume,
+    )
+    if encoder.fingerprint != untuned:
+        shop = _seen_anew(shop, encoder, directory=directory)
+        aligner, curves = aligned()
+    return shop, aligner, {"finetuning": tuning, "alignment": curves}
 
 
 def tag(config: Config, shop: Catalogue, aligner: Optional[Aligner], *, directory: Path) -> Table:

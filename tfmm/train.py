@@ -18,7 +18,6 @@ from rich.logging import RichHandler
 
 from tfmm import gallery, results, sources, stages
 from tfmm.config import Config, parse
-from tfmm.encoders.attributes import learn_attributes
 from tfmm.export import export
 from tfmm.progress import console
 from tfmm.report import GalleryRow, write_report
@@ -124,10 +123,8 @@ def run(config: Config, *, argv: list[str]) -> Path:
 def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path, argv: list[str]) -> Path:
     """Returns the exported version of a catalogue that nobody has shopped in yet: it is searched by its content."""
     with clock("align"):
-        vocabulary = learn_attributes(shop.table.categorical, shop.table.numeric, rows=shop.asking.train)
-        aligner, curves = stages.align(config, shop, vocabulary, directory=directory)
-        if aligner is None:
-            raise ValueError("Expected interactions, or texts or pictures to search in, got neither; give some.")
+        shop, aligner, curves = stages.align_catalogue(config, shop, directory=directory)
+    with clock("hear"):
         ears = stages.hear(config, aligner, directory=directory)
     with clock("tag"):
         tags = stages.tag(config, shop, aligner, directory=directory)
@@ -136,7 +133,7 @@ def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path
         service = ContentService(search, aligner.content, shop.encoders, ids=shop.dataset.items.ids)
         version = _export(config, service, shop)
     with clock("evaluate"):
-        shown = {"alignment": curves, "hearing": ears.curves if ears else {}}
+        shown = {**curves, "hearing": ears.curves if ears else {}}
         report = results.search_report(config, shop, aligner, ears=ears, curves=shown, timings=clock.seconds, argv=argv)
         report["tagging"] = tags
     return _finish(report, directory, version, gallery.of_searches(config, shop, aligner))
