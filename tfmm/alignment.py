@@ -10,6 +10,7 @@ can be asked with against each other one (ImageBind, Girdhar et al. 2023).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from tfmm.encoders.sentence import SentenceEncoder
 from tfmm.features import SUBWORDS
 from tfmm.phrases import ROW, TITLE, Phrases, cut
 from tfmm.progress import counter
+from tfmm.ragged import in_chunks
 from tfmm.retrieval import adamw, log_scalars
 from tfmm.views import Views
 
@@ -177,7 +179,7 @@ class Aligner(tf.keras.Model):
     def embed_rows(self, rows: np.ndarray, *, only: tuple[str, ...] | None = None) -> np.ndarray:
         """Returns the same of some products, `[rows, dim]`."""
         kept = tf.constant([only is None or name in only for name in self.modalities])
-        parts = np.array_split(rows.astype(np.int32), max(1, -(-len(rows) // _EMBEDDED)))
+        parts = in_chunks(rows.astype(np.int32), _EMBEDDED)
         return np.concatenate([self.embed(tf.constant(part), kept).numpy() for part in parts])
 
     def embed_texts(self, texts: Union[Sequence[str], np.ndarray]) -> np.ndarray:
@@ -299,18 +301,19 @@ def fit(
         logs: of TensorBoard.
     """
     config = aligner.config
-    size, steps = _sizes(aligner, rows)
-    rate, decay = config.learning_rate, config.weight_decay
-    optimizer = adamw(rate, weight_decay=decay, epochs=config.epochs, steps_per_epoch=steps, floor=0.02)
+    order = _orders(aligner, rows, seed=seed)
+    first = next(order)
+    size = min(config.batch_size, len(first))
+    steps = max(1, len(first) // max(size, 1))
+    optimizer = adamw(config, steps_per_epoch=steps, floor=0.02)
     optimizer.exclude_from_weight_decay(var_names=["bias", "past", "absent", "score", "log_scale"])
     aligner.compile(optimizer=optimizer)
-    order = _orders(aligner, rows, seed=seed)
     best = directory / "best.weights.h5"
     directory.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[float]] = {"loss": [], "validation mrr": []}
     with counter("aligning modalities", total=config.epochs) as advance:
-        for epoch in range(1, config.epochs + 1):
-            data = tf.data.Dataset.from_tensor_slices(next(order)).batch(size, drop_remainder=True)
+        for epoch, drawn in zip(range(1, config.epochs + 1), itertools.chain([first], order)):
+            data = tf.data.Dataset.from_tensor_slices(drawn).batch(size, drop_remainder=True)
             loss = aligner.fit(data, epochs=1, verbose=0).history["loss"][-1]
             value = validation_mrr(aligner, validation)
             curves["loss"].append(float(loss))
@@ -334,26 +337,12 @@ def _orders(aligner: Aligner, rows: np.ndarray, *, seed: int) -> Iterator[np.nda
     Where few products have pictures, most batches would have next to nothing to tell pictures by.
     """
     generator = np.random.default_rng(seed)
-    several = _several(aligner, rows)
+    several = aligner.content.askable[rows] > 1
     while True:
         full, others = rows[several], generator.permutation(rows[~several])
         if len(full):
             others = others[: len(full)]
         yield generator.permutation(np.concatenate([full, others])).astype(np.int32)
-
-
-def _several(aligner: Aligner, rows: np.ndarray) -> np.ndarray:
-    """Returns `[rows]` bool: products with at least two modalities that can be asked with."""
-    present: np.ndarray = aligner.content.present[rows] & aligner.askable.numpy()
-    return present.sum(axis=1) > 1
-
-
-def _sizes(aligner: Aligner, rows: np.ndarray) -> tuple[int, int]:
-    """Returns the products of a batch, and the batches of an epoch."""
-    several = int(_several(aligner, rows).sum())
-    count = min(len(rows), 2 * several) if several else len(rows)
-    size = min(aligner.config.batch_size, count)
-    return size, max(1, count // max(size, 1))
 
 
 def validation_mrr(aligner: Aligner, rows: np.ndarray) -> float:

@@ -147,9 +147,14 @@ def _ranked(corpus: np.ndarray) -> np.ndarray:
     return np.where(_known(corpus)[:, np.newaxis], corpus, np.nan)
 
 
+def one_value(values: Ragged) -> np.ndarray:
+    """Returns `[rows]` str: the one value of each row, "" where there is none."""
+    return values.to_dense(1, fill="")[:, 0].astype(str)
+
+
 def _labels(dataset: Dataset, fields: tuple[str, ...]) -> np.ndarray:
     """Returns `[num_items]` str: the product's values of these fields, "red dress", the last first; "" if one lacks."""
-    columns = [dataset.items.categorical[field].to_dense(1, fill="")[:, 0].astype(str) for field in fields]
+    columns = [one_value(dataset.items.categorical[field]) for field in fields]
     whole = np.all([column != "" for column in columns], axis=0)
     return np.where(whole, [" ".join(values[::-1]) for values in zip(*columns)], "").astype(object)
 

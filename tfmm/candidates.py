@@ -203,9 +203,15 @@ class Candidates(tf.Module):
         return tf.cast(self._event_types.lookup(_like(query[schema.HISTORY_EVENTS], ids, "")), tf.int32)
 
     def retrieve(self, query: Tensors, *, k: int, allowed: tf.Tensor | None = None) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns scores and rows `[batch, k]` by the towers alone, best first, -1 = padding."""
+        """Returns scores and rows `[batch, k]` by the towers alone, best first, -1 = padding.
+
+        Args:
+            query: of `encode_query`.
+            k: how many.
+            allowed: `[batch, num_items]` bool, what may be returned; None = what is on sale.
+        """
         excluded = never_to_return(self.item_ids, query)
-        allowed = self.on_sale(query) if allowed is None else allowed & self.on_sale(query)
+        allowed = self.on_sale(query) if allowed is None else allowed
         cosines, rows = retrieve(self.index, query["vector"], k, excluded, allowed=allowed)
         return tf.where(rows >= 0, cosines / self.temperature, NEVER), rows
 
@@ -216,7 +222,7 @@ class Candidates(tf.Module):
 
     def pool(self, query: Tensors, *, allowed: tf.Tensor | None = None) -> tf.Tensor:
         """Returns rows `[batch, size]`: the retrieved, then the co-visited that are not among them; -1 = padding."""
-        allowed = self.on_sale(query) if allowed is None else allowed & self.on_sale(query)
+        allowed = self.on_sale(query) if allowed is None else allowed
         _, near = self.retrieve(query, k=self.config.retrieved, allowed=allowed)
         co_visited = self._co_visits(query["rows"], self._importance(query["rows"]))
         co_visited = forbid_all(co_visited, never_to_return(self.item_ids, query), allowed)

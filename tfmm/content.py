@@ -89,6 +89,12 @@ class Content:
         return self.present[:, self.modalities.index(modality)]
 
     @property
+    def askable(self) -> np.ndarray:
+        """`[rows]` int: how many modalities each product has that can be asked with."""
+        counts: np.ndarray = self.present[:, [name in ASKABLE for name in self.modalities]].sum(axis=1)
+        return counts
+
+    @property
     def widths(self) -> Mapping[str, int]:
         """The modalities that come as vectors, and how wide they are."""
         return {name: self.columns[name].shape[1] for name in self.modalities if name != ATTRIBUTES}

@@ -384,9 +384,9 @@ def retrieval_lists(
 def attainable_lists(queries: Queries, true_utility: np.ndarray, launched: np.ndarray) -> Lists:
     """Returns what an oracle that knows every shopper's true utility would recommend of what is launched."""
 
-    def utility(rows: np.ndarray) -> np.ndarray:
-        late = launched > queries.time[rows][:, np.newaxis]
-        return np.where(late, -np.inf, true_utility[queries.user[rows]].astype(np.float32))
-
-    parts = [lists_of_scores(utility(rows), queries.take(rows).history) for rows in _chunks(len(queries), 512)]
+    parts = []
+    for rows in _chunks(len(queries), 512):
+        chunk = queries.take(rows)
+        utility = np.where(chunk.before_launch(launched), -np.inf, true_utility[chunk.user].astype(np.float32))
+        parts.append(lists_of_scores(utility, chunk.history))
     return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))

@@ -108,6 +108,11 @@ def distinct(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return said, first, word
 
 
+def listen(sounds: Media, config: SoundConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Returns log-mel and mask of recordings; nothing of one that cannot be read."""
+    return keep_log_mel([sounds.read(row) for row in range(len(sounds.present))], config)
+
+
 def fit(
     sounds: Media,
     texts: np.ndarray,
@@ -130,18 +135,12 @@ def fit(
         logs: of TensorBoard.
     """
     _, first, word = distinct(texts)
-    features, mask = keep_log_mel([sounds.read(row) for row in range(len(texts))], sound)
+    features, mask = listen(sounds, sound)
     hearing = Hearing(sound, vectors[first].astype(np.float32), temperature=config.temperature)
     lesson = _Lesson(hearing)
     data = tf.data.Dataset.from_tensor_slices(((features, mask), word.astype(np.int32)))
     data = data.shuffle(len(texts), seed=seed).batch(config.batch_size)
-    optimizer = adamw(
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        epochs=config.epochs,
-        steps_per_epoch=len(data),
-        floor=0.02,
-    )
+    optimizer = adamw(config, steps_per_epoch=len(data), floor=0.02)
     lesson.compile(optimizer=optimizer, loss=lambda labels, logits: softmax_loss(logits, tf.reshape(labels, [-1])))
     curves: dict[str, list[float]] = {"loss": []}
     with counter("learning to hear", total=config.epochs) as advance:

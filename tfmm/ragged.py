@@ -94,3 +94,8 @@ class Ragged:
         source = (self.offsets[1:] - kept)[:, np.newaxis] + columns
         dense[mask] = self.values[source[mask]]
         return dense
+
+
+def in_chunks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Returns the rows in pieces of at most `size`, alike in length, in order; one empty piece where there are none."""
+    return np.array_split(rows, max(1, -(-len(rows) // size)))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_ranking as tfr
 
@@ -209,9 +210,10 @@ def _weigh(scorer: ListwiseScorer, validation: tf.data.Dataset, options: Sequenc
         ndcg.update_state(labels, tf.linalg.matvec(terms, trust))
         return float(ndcg.result())
 
-    best = max(options, key=quality)
-    scorer.trust.assign(best)
+    found = [quality(option) for option in options]
+    near, known, learned = options[int(np.argmax(found))]
+    scorer.trust.assign([near, known, learned])
     _log.info(
         "the closed form counts %.2f beside a retrieval score of %.2f, what was learned %.2f: ndcg@10 %.4f",
-        *(best[1], best[0], best[2], quality(best)),
+        *(known, near, learned, max(found)),
     )

@@ -15,9 +15,9 @@ from tfmm.alignment import Aligner
 from tfmm.asking import Table, ask_tables, spoken_tables, typed
 from tfmm.audience import audience_table
 from tfmm.config import Config
-from tfmm.encoders.sound import SoundConfig, keep_log_mel
+from tfmm.encoders.sound import SoundConfig
 from tfmm.evaluation import KS, Baseline, Lists
-from tfmm.hearing import Hearing
+from tfmm.hearing import Hearing, listen
 from tfmm.ragged import Ragged
 from tfmm.retrieval import Retriever
 from tfmm.sources.spoken import SpokenQueries
@@ -79,9 +79,8 @@ def ask_all(
         "the history": {name: column for name, column in whole.items() if name != schema.QUERY_TEXT},
         "two words and the history": whole,
     }
-    size, found = config.evaluation.batch_size, {}
+    size, ids, found = config.evaluation.batch_size, shop.dataset.items.ids, {}
     for name, wire in wires.items():
-        ids = shop.dataset.items.ids
         found[name] = evaluation.exported_lists(version, wire, ids, signature="recommend", batch_size=size)
         table[f"{name} -> the next item"] = _brief(found[name], queries)
     both, others = "two words and the history", ("two words typed", "the history")
@@ -190,8 +189,7 @@ def asking_tables(config: Config, shop: Catalogue, aligner: Aligner, ears: Optio
 
 def spoken_vectors(hearing: Hearing, spoken: SpokenQueries, config: SoundConfig) -> np.ndarray:
     """Returns `[queries, dim]` of recordings, zero where one cannot be read."""
-    features, mask = keep_log_mel([spoken.sounds.read(row) for row in range(len(spoken))], config)
-    vectors, _ = hearing((features, mask))
+    vectors, _ = hearing(listen(spoken.sounds, config))
     return vectors.numpy()
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -232,7 +232,7 @@ def score_queries(
         dense = dense_queries(chunk, context, max_length=retriever.towers.config.max_length)
         vectors = retriever.towers.embed_queries(table, *(tf.constant(column) for column in dense))
         scores = tf.matmul(vectors, corpus, transpose_b=True).numpy()
-        scores[(retriever.launched > chunk.time[:, np.newaxis]) & (chunk.time[:, np.newaxis] > 0)] = -np.inf
+        scores[chunk.before_launch(retriever.launched)] = -np.inf
         yield chunk, scores
 
 
@@ -285,9 +285,7 @@ def fit(
     """
     config = retriever.config
     batches = data.apply(tf.data.experimental.assert_cardinality(sum(1 for _ in data)))
-    rate, decay = config.learning_rate, config.weight_decay
-    optimizer = adamw(rate, weight_decay=decay, epochs=config.epochs, steps_per_epoch=len(batches), floor=0.1)
-    retriever.compile(optimizer=optimizer)
+    retriever.compile(optimizer=adamw(config, steps_per_epoch=len(batches), floor=0.1))
     state = _Training(retriever, directory, resume=resume)
     with counter("training the retriever", total=config.epochs) as advance:
         advance(len(state.curves["loss"]))
@@ -349,18 +347,29 @@ class _Training:
         self._best.checkpoint.restore(self._best.latest_checkpoint).expect_partial()
 
 
-def adamw(
-    learning_rate: float, *, weight_decay: float, epochs: int, steps_per_epoch: int, floor: float
-) -> tf.keras.optimizers.Optimizer:
+class Schedule(Protocol):
+    """The part of a training's settings that an optimizer reads."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def weight_decay(self) -> float: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+
+def adamw(config: Schedule, *, steps_per_epoch: int, floor: float) -> tf.keras.optimizers.Optimizer:
     """Returns AdamW whose rate rises over the first epoch, then falls by a cosine to `floor` times its highest."""
     schedule = tf.keras.optimizers.schedules.CosineDecay(
         0.0,
-        decay_steps=max(1, (epochs - 1) * steps_per_epoch),
+        decay_steps=max(1, (config.epochs - 1) * steps_per_epoch),
         alpha=floor,
-        warmup_target=learning_rate,
+        warmup_target=config.learning_rate,
         warmup_steps=steps_per_epoch,
     )
-    return tf.keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=1.0)
+    return tf.keras.optimizers.AdamW(schedule, weight_decay=config.weight_decay, clipnorm=1.0)
 
 
 def _seen_before(items: tf.Tensor) -> tf.Tensor:

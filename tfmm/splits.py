@@ -80,6 +80,15 @@ class Queries:
     def __len__(self) -> int:
         return len(self.user)
 
+    def before_launch(self, launched: np.ndarray) -> np.ndarray:
+        """Returns `[num_queries, num_items]` bool: what is not there yet when each is asked, as far as both are known.
+
+        Args:
+            launched: `[num_items]` int64 seconds, 0 = unknown.
+        """
+        asked = self.time[:, np.newaxis]
+        return (launched > asked) & (asked > 0)
+
     def take(self, rows: np.ndarray) -> Queries:
         """Returns the given queries, in the given order."""
         ragged = (self.history.take(rows), self.times.take(rows), self.events.take(rows), self.targets.take(rows))

@@ -19,10 +19,10 @@ import tensorflow as tf
 
 from tfmm import confidence
 from tfmm.alignment import Aligner
-from tfmm.asking import Table
+from tfmm.asking import Table, one_value
 from tfmm.content import ASKABLE
 from tfmm.progress import counter
-from tfmm.ragged import Ragged
+from tfmm.ragged import Ragged, in_chunks
 from tfmm.retrieval import adamw
 
 _UNKNOWN = -1
@@ -106,7 +106,7 @@ class Tagger(tf.keras.Model):
     def probabilities(self, rows: np.ndarray, *, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
         """Returns field -> `[rows, values]`, by all modalities or by some."""
         mask = tf.constant([only is None or name in only for name in self.modalities])
-        chunks = np.array_split(rows.astype(np.int32), max(1, -(-len(rows) // _CHUNK)))
+        chunks = in_chunks(rows.astype(np.int32), _CHUNK)
         said = [{f: tf.nn.softmax(v).numpy() for f, v in self(tf.constant(c), only=mask).items()} for c in chunks]
         return {field: np.concatenate([part[field] for part in said]) for field in self.values}
 
@@ -123,9 +123,8 @@ def fit(
         rows: products that may be learned from.
         seed: of the order.
     """
-    known = aligner.content.present[:, [name in ASKABLE for name in aligner.modalities]].any(axis=1)
-    rows = rows[known[rows]]
-    single = {field: labels(values) for field, values in categorical.items() if values.lengths.max(initial=0) <= 1}
+    rows = rows[aligner.content.askable[rows] > 0]
+    single = {field: one_value(values) for field, values in categorical.items() if values.lengths.max(initial=0) <= 1}
     values = {field: _told(column[rows], config.least) for field, column in single.items()}
     values = {field: told for field, told in values.items() if len(told) > 1}
     if not values:
@@ -134,13 +133,7 @@ def fit(
     targets = np.stack([_indices(single[field], told) for field, told in values.items()], axis=1)[rows]
     data = tf.data.Dataset.from_tensor_slices((rows.astype(np.int32), targets))
     data = data.shuffle(len(rows), seed=seed).batch(config.batch_size)
-    optimizer = adamw(
-        config.learning_rate,
-        weight_decay=config.weight_decay,
-        epochs=config.epochs,
-        steps_per_epoch=len(data),
-        floor=0.02,
-    )
+    optimizer = adamw(config, steps_per_epoch=len(data), floor=0.02)
 
     @tf.function
     def step(batch: tf.Tensor, right: tf.Tensor) -> None:
@@ -164,11 +157,6 @@ def _loss(logits: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(tf.where(known, losses, 0.0)), tf.reduce_sum(tf.cast(known, tf.float32)))
 
 
-def labels(values: Ragged) -> np.ndarray:
-    """Returns `[rows]` str: the one value of each row, "" where there is none."""
-    return values.to_dense(1, fill="")[:, 0].astype(str)
-
-
 def _told(column: np.ndarray, least: int) -> np.ndarray:
     found, counts = np.unique(column, return_counts=True)
     return found[(counts >= least) & (found != "")].astype(object)
@@ -190,15 +178,15 @@ def tag_table(tagger: Tagger, aligner: Aligner, categorical: Mapping[str, Ragged
     rows = rows[np.all([aligner.content.has(name)[rows] for name in tagger.modalities], axis=0)]
     alone: list[tuple[str, ...]] = [(name,) for name in tagger.modalities]
     ways = [tagger.modalities, *alone] if len(alone) > 1 else alone
+    right = {field: one_value(categorical[field])[rows] for field in tagger.values}
     table: Table = {}
     for way in ways:
         said = tagger.probabilities(rows, only=way)
         for field, told in tagger.values.items():
-            right = labels(categorical[field])[rows]
-            known = right != ""
+            known = right[field] != ""
             if known.any():
                 guessed = told[said[field].argmax(axis=1)].astype(str)
-                table[f"{field} from {' and '.join(way)}"] = scores(right[known], guessed[known])
+                table[f"{field} from {' and '.join(way)}"] = scores(right[field][known], guessed[known])
     return table
 
 
@@ -226,10 +214,10 @@ def write_suggestions(
     path: Path, tagger: Tagger, aligner: Aligner, categorical: Mapping[str, Ragged], *, ids: np.ndarray
 ) -> int:
     """Returns how many gaps it has a suggestion for, after they stand in a CSV file: id, field, value, probability."""
-    known = aligner.content.present[:, [name in ASKABLE for name in aligner.modalities]].any(axis=1)
+    known = aligner.content.askable > 0
     found = []
     for field, told in tagger.values.items():
-        rows = np.flatnonzero((labels(categorical[field]) == "") & known)
+        rows = np.flatnonzero((one_value(categorical[field]) == "") & known)
         if len(rows):
             said = tagger.probabilities(rows)[field]
             best = said.argmax(axis=1)

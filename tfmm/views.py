@@ -17,6 +17,7 @@ from tfmm.canonical import Pair, canonical_pair, ridge_regression
 from tfmm.content import ASKABLE, SUBWORDS, TEXT, Content
 from tfmm.features import ATTRIBUTES, NUMERIC
 from tfmm.phrases import VARIANTS, Phrases
+from tfmm.ragged import in_chunks
 
 _SAMPLE = 20_000  # rows that the closed forms see, at most
 _LEAST_ROWS = 20  # products that have both, for two views to be a pair
@@ -59,7 +60,20 @@ class Views(tf.Module):
         self._offsets: dict[str, tf.Variable] = {}
         self.gains: dict[str, np.ndarray] = {}
         teachers = np.sort(np.random.default_rng(0).permutation(rows)[:_SAMPLE])
-        self._start(content, phrases, teachers, phrase_share=phrase_share, directions=directions, ridge=ridge)
+        first, second = _anchors(content, teachers)
+        both = teachers[content.has(first)[teachers] & content.has(second)[teachers]]
+        ways, shares = self._ways_of_saying(second, content, phrases, both, phrase_share=phrase_share)
+        own = self.table(first, content.columns, both, wide=True)
+        pair = canonical_pair(own, ways, shares, ridge=ridge, most=directions)
+        spaces = {first: self._settle_anchor(first, own, pair.first, pair)}
+        spaces[second] = self._settle_anchor(second, ways[0], pair.second, pair) if second != first else spaces[first]
+        common = (spaces[first] + spaces[second]) / 2
+        for name in content.modalities:
+            if name not in spaces:
+                known = content.has(name)[both]
+                view = self.table(name, content.columns, both[known], wide=True)
+                self._settle(name, view, ridge_regression(view, common[known], ridge=ridge) if known.any() else None)
+        self.gains = {name: self.gains[name] for name in content.modalities}
 
     def __call__(self, name: str, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns `[batch, directions]` of one modality; of an absent one, something that nobody should read."""
@@ -75,40 +89,23 @@ class Views(tf.Module):
         """Returns float32 `[rows, directions]` of some rows of a catalogue's columns, or the view itself."""
         look = self.wide if wide else self.__call__
         read = {column for part in self._parts[name] for column in part.reads}
-        chunks = np.array_split(rows, max(1, -(-len(rows) // _CHUNK)))
-        return np.concatenate(
-            [look(name, {column: tf.constant(columns[column][chunk]) for column in read}).numpy() for chunk in chunks]
+        parts = (
+            look(name, {column: tf.constant(columns[column][chunk]) for column in read})
+            for chunk in in_chunks(rows, _CHUNK)
         )
+        return np.concatenate([part.numpy() for part in parts])
 
-    def _start(
-        self,
-        content: Content,
-        phrases: Phrases,
-        rows: np.ndarray,
-        *,
-        phrase_share: float,
-        directions: int,
-        ridge: float,
-    ) -> None:
-        first, second = _anchors(content, rows)
-        both = rows[content.has(first)[rows] & content.has(second)[rows]]
-        ways, shares = [self.table(second, content.columns, both, wide=True)], [1.0]
-        if second == TEXT:
+    def _ways_of_saying(
+        self, name: str, content: Content, phrases: Phrases, rows: np.ndarray, *, phrase_share: float
+    ) -> tuple[list[np.ndarray], list[float]]:
+        """Returns a modality's view of some products, of text also with phrases for titles, and how often each is."""
+        ways, shares = [self.table(name, content.columns, rows, wide=True)], [1.0]
+        if name == TEXT:
             said = {**content.columns, TEXT: phrases.vectors, SUBWORDS: phrases.subwords}
             for variant in range(VARIANTS):
-                ways.append(self.table(TEXT, said, phrases.of_item[both, variant], wide=True))
+                ways.append(self.table(TEXT, said, phrases.of_item[rows, variant], wide=True))
             shares = [1 - phrase_share] + [phrase_share / VARIANTS] * VARIANTS
-        own = self.table(first, content.columns, both, wide=True)
-        pair = canonical_pair(own, ways, shares, ridge=ridge, most=directions)
-        spaces = {first: self._settle_anchor(first, own, pair.first, pair)}
-        spaces[second] = self._settle_anchor(second, ways[0], pair.second, pair) if second != first else spaces[first]
-        common = (spaces[first] + spaces[second]) / 2
-        for name in content.modalities:
-            if name not in spaces:
-                known = content.has(name)[both]
-                view = self.table(name, content.columns, both[known], wide=True)
-                self._settle(name, view, ridge_regression(view, common[known], ridge=ridge) if known.any() else None)
-        self.gains = {name: self.gains[name] for name in content.modalities}
+        return ways, shares
 
     def _settle_anchor(self, name: str, view: np.ndarray, components: np.ndarray, pair: Pair) -> np.ndarray:
         """Returns what the view says in the common space, `[rows, directions]`, after its map is settled."""
@@ -167,7 +164,7 @@ class _Bag(tf.Module):
 
     def _mean_of(self, taught: np.ndarray) -> np.ndarray:
         total = np.zeros(self._size, np.float64)
-        for chunk in np.array_split(taught, max(1, -(-len(taught) // _CHUNK))):
+        for chunk in in_chunks(taught, _CHUNK):
             total += self({self.reads[0]: tf.constant(chunk)}).numpy().sum(axis=0)
         return (total / max(len(taught), 1)).astype(np.float32)
 
