@@ -14,8 +14,8 @@ import numpy as np
 
 from tfmm import confidence
 from tfmm.alignment import Aligner, own_ranks
-from tfmm.content import IMAGE, TEXT
-from tfmm.phrases import TWO_FIELDS, Phrases
+from tfmm.content import ASKABLE, IMAGE, SOUND, TEXT
+from tfmm.phrases import TWO_FIELDS
 from tfmm.ragged import Ragged
 from tfmm.sources.dataset import Dataset, KnownQueries
 from tfmm.sources.spoken import SpokenQueries
@@ -88,14 +88,15 @@ def ask_tables(aligner: Aligner, dataset: Dataset, parts: AskParts, *, fields: t
         found.update(_known_queries(aligner, dataset.queries, corpus))
     labels = [_labels(dataset, fields[: count + 1]) for count in range(len(fields))]
     for names, label in zip(("one word", "two words"), labels):
-        for index in (name for name in (IMAGE, TEXT) if name in aligner.modalities):
+        for index in (name for name in ASKABLE if {name, TEXT} <= set(aligner.modalities)):
             corpus = aligner.embed_all(only=(index,))
             words, relevant = _askable_words(label, _known(corpus))
             if len(words):
                 asked = aligner.embed_texts(words)
                 found[f"{names} -> {index}"] = _precision(asked, corpus, relevant, words)
-    if labels and IMAGE in aligner.modalities:
-        found["picture -> alike"] = _alike(aligner, labels[-1], parts)
+    for kind, name in (("picture", IMAGE), ("sound", SOUND)):
+        if labels and name in aligner.modalities:
+            found[f"{kind} -> alike"] = _alike(aligner, name, labels[-1], parts)
     return found
 
 
@@ -126,14 +127,16 @@ def spoken_tables(aligner: Aligner, dataset: Dataset, spoken: SpokenQueries, hea
     return found
 
 
-def typed(phrases: Phrases, queries: Queries) -> tuple[Queries, np.ndarray]:
+def typed(aligner: Aligner, queries: Queries) -> tuple[Queries, np.ndarray]:
     """Returns the queries narrowed to their first target, and two words that their shoppers type for it.
 
-    Queries whose target has no attributes to name are left out. The words are `[queries]` str (object).
+    Queries whose target has no attributes to name are left out, and all where nothing has a text to compare with. The
+    words are `[queries]` str (object).
     """
+    phrases = aligner.phrases
     first = queries.targets.values[queries.targets.offsets[:-1]]
     words = phrases.texts[phrases.of_item[first, TWO_FIELDS]]
-    rows = np.flatnonzero(words != "")
+    rows = np.flatnonzero((words != "") & (TEXT in aligner.modalities))
     narrowed = dataclasses.replace(queries.take(rows), targets=Ragged(first[rows], np.arange(len(rows) + 1)))
     return narrowed, words[rows]
 
@@ -184,9 +187,9 @@ def best_rows(
     return np.take_along_axis(near, order, axis=1)
 
 
-def _alike(aligner: Aligner, labels: np.ndarray, parts: AskParts) -> dict:
-    """Returns how many of the ten nearest pictures to a test product's are of products with the same words."""
-    corpus = aligner.embed_all(only=(IMAGE,))
+def _alike(aligner: Aligner, modality: str, labels: np.ndarray, parts: AskParts) -> dict:
+    """Returns how many of the ten pictures (or sounds) nearest to a test product's are of products of its words."""
+    corpus = aligner.embed_all(only=(modality,))
     known = _known(corpus)
     _, relevant = _askable_words(labels, known)
     rows = np.array([row for row in parts.test if known[row] and labels[row] in relevant], int)

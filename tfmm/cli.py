@@ -52,7 +52,7 @@ class RecommendOptions:
         context: what is known of the shopper, such as "gender=F".
         text: what was typed.
         image: a picture file (JPEG, PNG, GIF or BMP): find what looks like it.
-        audio: a WAV file, for a model that was trained with sound.
+        audio: a WAV file: find what sounds like it, or was said; for a model that was trained with sound.
         exclude: item ids never to show.
         filters: "field=value" that every answer must have.
         k: how many, at most 100.
@@ -87,6 +87,7 @@ class IndexOptions:
         saved_models: where the exported versions are.
         add: products to add: a CSV, JSONL or Parquet file such as a shop's items file, its columns recognised alike.
         images: their pictures, named <id>.jpg; by default images/ beside that file.
+        sounds: what they sound like, named <id>.wav, for a model whose products have sounds; by default sounds/.
         remove: ids to remove, separated by commas, or a file of them with a column of ids.
         replace: let products that are there already have the content that --add gives them.
     """
@@ -94,6 +95,7 @@ class IndexOptions:
     saved_models: Path = Path("saved_models")
     add: Optional[Path] = None
     images: Optional[Path] = None
+    sounds: Optional[Path] = None
     remove: str = ""
     replace: bool = False
 
@@ -265,7 +267,7 @@ def _index(argv: Sequence[str]) -> int:
     old = open_version(newest_version(options.saved_models / MODEL))
     add, fields = None, {"categorical": old.vocabulary.fields, "numeric": [s.field for s in old.vocabulary.numeric]}
     if options.add is not None:
-        add, findings = load_items(options.add, images=options.images, **fields)
+        add, findings = load_items(options.add, images=options.images, sounds=options.sounds, **fields)
         for finding in findings:
             _log.warning("%s", finding)
     changed = reindex(old, add=add, remove=remove, replace=options.replace)

@@ -27,6 +27,7 @@ from tfmm.towers import TowerConfig
 SIZES = ("tiny", "small", "full")
 TEXT_ENCODERS = ("pretrained", "trained", "none")
 IMAGE_ENCODERS = ("pretrained", "none")
+SOUND_ENCODERS = ("timbre", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Config:
         resume: go on with a run that was stopped, instead of beginning anew.
         text_encoder: "pretrained" (frozen sentence vectors), "trained" (subwords, see `text`) or "none".
         image_encoder: "pretrained" (see `image`) or "none".
+        sound_encoder: of products' sounds: "timbre" (what `sound.mels` bands are like over time) or "none".
         content_dim: dimensions that are kept of each frozen encoder's vectors.
         missing: what stands for a picture, text or sound that a product lacks: "absent" (a learned vector) or
             "neighbours" (the mean of what the products have that the same shoppers wanted).
@@ -65,6 +67,7 @@ class Config:
     resume: bool = False
     text_encoder: str = "pretrained"
     image_encoder: str = "pretrained"
+    sound_encoder: str = "timbre"
     content_dim: int = 128
     missing: str = "absent"
     item_item: str = "auto"
@@ -90,6 +93,7 @@ class Config:
             "size": SIZES,
             "text_encoder": TEXT_ENCODERS,
             "image_encoder": IMAGE_ENCODERS,
+            "sound_encoder": SOUND_ENCODERS,
             "missing": ("absent", "neighbours"),
             "item_item": ("auto", "ease", "item_knn"),
         }

@@ -11,7 +11,7 @@ from tfmm.alignment import Aligner
 from tfmm.asking import best_rows
 from tfmm.candidates import dense_wire
 from tfmm.config import Config
-from tfmm.content import IMAGE
+from tfmm.content import IMAGE, TEXT
 from tfmm.evaluation import Lists
 from tfmm.report import Card, GalleryRow
 from tfmm.serving.queries import read_reasons
@@ -37,6 +37,8 @@ def of_shoppers(config: Config, shop: Shop, version: Path, lists: Lists, *, show
 
 def of_searches(config: Config, shop: Catalogue, aligner: Aligner, *, shown: int = 8) -> list[GalleryRow]:
     """Returns some typed queries with the pictures that they find: known queries, or titles of test products."""
+    if TEXT not in aligner.modalities:
+        return []
     rng, known = np.random.default_rng(config.seed), shop.dataset.queries
     if known is not None:
         chosen = rng.permutation(len(known.texts))[: config.evaluation.gallery]

@@ -12,10 +12,11 @@ import tensorflow as tf
 from tfmm.encoders.attributes import AttributeLookup, AttributeVocabulary
 from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
+from tfmm.encoders.timbre import TimbreEncoder
 from tfmm.features import ATTRIBUTES, NUMERIC
 
 Encoder = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-IMAGE, TEXT = "image", "text"
+IMAGE, TEXT, SOUND = "image", "text", "sound"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +25,17 @@ class RawEncoders:
 
     image: Optional[ImageEncoder]
     text: Optional[SentenceEncoder]
+    sound: Optional[TimbreEncoder] = None
 
     @property
     def by_modality(self) -> Mapping[str, Encoder]:
         """The encoders that there are."""
-        return {name: one for name, one in ((IMAGE, self.image), (TEXT, self.text)) if one is not None}
+        made = ((IMAGE, self.image), (TEXT, self.text), (SOUND, self.sound))
+        return {name: one for name, one in made if one is not None}
 
 
 class Reader(tf.Module):
-    """Strings, picture bytes and "field=value" terms -> vectors of the frozen encoders, attribute ids and numbers."""
+    """Texts, pictures, sounds and "field=value" terms -> vectors of the frozen encoders, attribute ids and numbers."""
 
     def __init__(self, encoders: RawEncoders, vocabulary: AttributeVocabulary, *, widths: Mapping[str, int]) -> None:
         """Takes what there is.
@@ -48,8 +51,13 @@ class Reader(tf.Module):
         self.vocabulary = tf.Variable(vocabulary.to_json(), trainable=False, name="vocabulary")
         self._numeric_fields = [statistics.field for statistics in vocabulary.numeric]
 
+    @property
+    def hears(self) -> bool:
+        """Whether products have sounds, and this model can encode others."""
+        return SOUND in self._widths and SOUND in self._encoders
+
     def __call__(
-        self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor
+        self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor, sound: Optional[tf.Tensor] = None
     ) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         """Returns features, and modality -> `[batch]` bool: whether it is there.
 
@@ -59,12 +67,14 @@ class Reader(tf.Module):
             text: string `[batch]`, "" = none.
             image: string `[batch]` of picture bytes, "" = none.
             attributes: string `[batch, n]` "field=value", numbers alike.
+            sound: string `[batch]` of WAV bytes, "" = none; None = nowhere any.
         """
         features: dict[str, tf.Tensor] = {}
         present: dict[str, tf.Tensor] = {}
-        contents = {TEXT: text, IMAGE: image}
+        nothing = tf.fill(tf.shape(text), "")
+        contents = {TEXT: text, IMAGE: image, SOUND: nothing if sound is None else sound}
         for name, width in self._widths.items():
-            features[name], present[name] = _where_any(contents.get(name, text), self._encoders.get(name), width)
+            features[name], present[name] = _where_any(contents.get(name, nothing), self._encoders.get(name), width)
         features[ATTRIBUTES] = self.lookup.by_field(attributes)
         features[NUMERIC] = self.lookup.standardise(self._numbers(attributes))
         known = tf.reduce_any(features[ATTRIBUTES] > 0, axis=[1, 2])

@@ -16,7 +16,9 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
+from tfmm import schema
 from tfmm.encoders.attributes import NOTHING, AttributeVocabulary
+from tfmm.encoders.waves import wav_problems
 from tfmm.export import new_version
 from tfmm.index import id_columns, member_rows
 from tfmm.progress import counter
@@ -24,7 +26,7 @@ from tfmm.ragged import NO_ITEM, Ragged
 from tfmm.serving.catalogue import DIRECTORY, LINES, PICTURES, extend_catalogue
 from tfmm.serving.servable import load_servable
 from tfmm.serving.variables import VARIABLES, write_variables
-from tfmm.sources.dataset import Finding, Items
+from tfmm.sources.dataset import Finding, Items, Media
 
 Columns = dict[str, np.ndarray]
 _LOOKUP = ("fingerprints", "places")
@@ -42,12 +44,14 @@ class Exported:
         model: it, loaded.
         columns: what of it changes with the catalogue.
         vocabulary: of the attributes.
+        hears: whether its products may have sounds.
     """
 
     path: Path
     model: Any
     columns: Columns
     vocabulary: AttributeVocabulary
+    hears: bool = False
 
     @property
     def ids(self) -> np.ndarray:
@@ -82,14 +86,16 @@ def open_version(path: Path) -> Exported:
     Raises:
         ValueError: where it was exported before products could be added.
     """
-    model: Any = load_servable(path).model
+    servable = load_servable(path)
+    model: Any = servable.model
     if not hasattr(model, "columns") or not hasattr(model, "describe"):
         raise ValueError(
             f"{path}: expected a version whose catalogue can change, got one of an older release. Train once more."
         )
     columns = {name: variable.numpy() for name, variable in model.columns.items()}
     vocabulary = AttributeVocabulary.from_json(model.reader.vocabulary.numpy().decode())
-    return Exported(path, model, columns, vocabulary)
+    inputs = servable.signatures["embed_item"].inputs
+    return Exported(path, model, columns, vocabulary, hears=schema.SOUND in inputs)
 
 
 def reindex(
@@ -136,20 +142,35 @@ def reindex(
 def describe(old: Exported, items: Items) -> tuple[Columns, tuple[Finding, ...]]:
     """Returns those columns of the products that the model computes from their content, and what it did not know."""
     terms, findings = attribute_terms(old.vocabulary, items)
+    sounds, unheard = _heard(old, items)
     parts: list[Mapping[str, np.ndarray]] = []
     with counter("encoding products", total=len(items)) as advance:
         for start in range(0, len(items), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(items)))
-            images = tf.constant([items.images.read(row) for row in rows], tf.string)
+            media = [items.images, sounds] if old.hears else [items.images]
+            image, *sound = (tf.constant([kind.read(row) for row in rows], tf.string) for kind in media)
             wanted = terms.take(rows).to_dense(fill="")
-            found = old.model.describe(
-                tf.constant(items.text[rows], tf.string), images, tf.constant(wanted, tf.string, shape=wanted.shape)
-            )
+            wanted = tf.constant(wanted, tf.string, shape=wanted.shape)
+            found = old.model.describe(tf.constant(items.text[rows], tf.string), image, wanted, *sound)
             parts.append({name: column.numpy() for name, column in found.items()})
             advance(len(rows))
     tokens = Ragged.from_rows([row[row != NOTHING] for part in parts for row in part["tokens"]], np.int32)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "tokens"}
-    return {**columns, "tokens": tokens.to_dense(max(1, int(tokens.lengths.max(initial=0))), fill=NOTHING)}, findings
+    columns["tokens"] = tokens.to_dense(max(1, int(tokens.lengths.max(initial=0))), fill=NOTHING)
+    return columns, findings + unheard
+
+
+def _heard(old: Exported, items: Items) -> tuple[Media, tuple[Finding, ...]]:
+    """Returns the sounds that the model can hear, and a finding for those that it cannot."""
+    if not old.hears:
+        unknown = _finding("sound, of which the model knows nothing", items, items.sounds.present)
+        return Media.missing(len(items)), (unknown,) if unknown.count else ()
+    problems = [wav_problems(tf.constant([items.sounds.read(row)]))[0].numpy() for row in range(len(items))]
+    wrong = np.array(problems, object) != b""
+    sources = items.sounds.sources.copy()
+    sources[wrong] = None
+    broken = _finding("sound cannot be decoded", items, wrong)
+    return Media(sources), (dataclasses.replace(broken, action="dropped"),) if broken.count else ()
 
 
 def attribute_terms(vocabulary: AttributeVocabulary, items: Items) -> tuple[Ragged, tuple[Finding, ...]]:

@@ -68,7 +68,7 @@ def ask_all(
     if aligner is None:
         return None
     table = asking_tables(config, shop, aligner, ears)
-    queries, words = typed(aligner.phrases, shop.parts.test)
+    queries, words = typed(aligner, shop.parts.test)
     if not len(queries):
         return Asked(table, [])
     whole = {**shop.wire(queries), schema.QUERY_TEXT: words}

@@ -102,13 +102,13 @@ class Storefront(tf.Module):
         self.columns = {**item_ids.columns, "tokens": self._tokens}  # what changes with the catalogue: see `reindexing`
         if search is not None:
             self.columns["search"] = search.corpus
-        content = list(_content_signature().values())
+        content = list(_content_signature(sound=reader.hears).values())
         self.read = tf.function(lambda *raw: reader(*raw), input_signature=content)  # traced once for all signatures
         self.describe = tf.function(self._describe, input_signature=content)
 
-    def _describe(self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor) -> Tensors:
+    def _describe(self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor, *sound: tf.Tensor) -> Tensors:
         """Returns those of `columns` that content decides, for products never seen; the arguments of `embed_item`."""
-        features, present = self.read(text, image, attributes)
+        features, present = self.read(text, image, attributes, *sound)
         rows = {"tokens": tf.reshape(features[ATTRIBUTES], [tf.shape(text)[0], -1])}
         if self.search is not None:
             rows["search"] = self.search.embed(text, features, present)
@@ -189,15 +189,16 @@ class Storefront(tf.Module):
         taste = tf.where(said, encoded["taste"] * self.search.history_weight, encoded["vector"])
         return {schema.EMBEDDING: unit(tf.concat([taste, encoded["asked"]], axis=1))}
 
-    def embed_item(self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor) -> Tensors:
+    def embed_item(self, text: tf.Tensor, image: tf.Tensor, attributes: tf.Tensor, **sound: tf.Tensor) -> Tensors:
         """Returns where a product that was never seen stands, by its content alone, `[batch, dim]` of length 1.
 
         Args:
             text: string `[batch]`, "" = none.
             image: string `[batch]` of picture bytes, "" = none.
             attributes: string `[batch, n]` "field=value", numbers alike.
+            sound: where products have sounds, `sound` string `[batch]` of WAV bytes, "" = none.
         """
-        features, present = self.read(text, image, attributes)
+        features, present = self.read(text, image, attributes, *sound.values())
         vectors = self.embed(text, features, present)
         if self.search is not None:
             vectors = unit(tf.concat([vectors, self.search.embed(text, features, present)], axis=1))
@@ -284,8 +285,10 @@ class Storefront(tf.Module):
             encoded = self.tastes(query)
         if self.search is not None:
             text, image = query[schema.QUERY_TEXT], query[schema.QUERY_IMAGE]
-            features, present = self.read(text, image, tf.fill([tf.shape(text)[0], 0], ""))
-            asked, said = self.search.ask(text, query[schema.QUERY_AUDIO], features, present)
+            audio = query[schema.QUERY_AUDIO]
+            content = text, image, tf.fill([tf.shape(text)[0], 0], "")
+            features, present = self.read(*content, audio) if self.reader.hears else self.read(*content)
+            asked, said = self.search.ask(text, audio, features, present)
             encoded |= {"asked": asked, "said": said}
         return encoded, self._allowed(query[schema.FILTERS]) & self.on_sale(query)
 
@@ -295,7 +298,7 @@ class Storefront(tf.Module):
 
     def _unanswerable(self, query: Tensors) -> list[tf.Operation]:
         """Returns assertions that a query asks with nothing that this model was not trained with."""
-        deaf = self.search is None or self.search.speech is None
+        deaf = self.search is None or (self.search.speech is None and not self.reader.hears)
         missing = {schema.QUERY_AUDIO: "sound"} if deaf else {}
         if self.search is None:
             missing |= {schema.QUERY_TEXT: "text or pictures to search in", schema.QUERY_IMAGE: "pictures to search in"}
@@ -325,19 +328,23 @@ class Storefront(tf.Module):
             "retrieve": tf.function(self.retrieve).get_concrete_function(**query),
             "rank": tf.function(self.rank).get_concrete_function(strings),
             "embed_query": tf.function(self.embed_query).get_concrete_function(**query),
-            "embed_item": tf.function(self.embed_item).get_concrete_function(**_content_signature()),
+            "embed_item": tf.function(self.embed_item).get_concrete_function(
+                **_content_signature(sound=self.reader.hears)
+            ),
             "similar_items": tf.function(self.similar_items).get_concrete_function(strings),
             "explain": tf.function(self.explain).get_concrete_function(items, **query),
             "audience": tf.function(self.audience).get_concrete_function(items, **query),
         }
 
 
-def _content_signature() -> dict[str, tf.TensorSpec]:
-    return {
+def _content_signature(*, sound: bool) -> dict[str, tf.TensorSpec]:
+    """Returns the inputs of `embed_item`; `sound` comes last, and only where products have sounds."""
+    signature = {
         schema.TEXT: tf.TensorSpec([None], tf.string, schema.TEXT),
         schema.IMAGE: tf.TensorSpec([None], tf.string, schema.IMAGE),
         ATTRIBUTE_TERMS: tf.TensorSpec([None, None], tf.string, ATTRIBUTE_TERMS),
     }
+    return {**signature, schema.SOUND: tf.TensorSpec([None], tf.string, schema.SOUND)} if sound else signature
 
 
 class Service(Storefront):

@@ -33,6 +33,7 @@ from tfmm.content import ASKABLE, TEXT, content_of
 from tfmm.encoders.attributes import AttributeVocabulary, learn_attributes
 from tfmm.encoders.image import ImageEncoder
 from tfmm.encoders.sentence import SentenceEncoder
+from tfmm.encoders.timbre import TimbreEncoder
 from tfmm.evaluation import Baseline
 from tfmm.export import EXAMPLES
 from tfmm.features import ItemFeatures, Reduction, item_features
@@ -98,7 +99,9 @@ def encode(config: Config, dataset: Dataset, directory: Path) -> tuple[ItemTable
     items = dataset.items
     image = ImageEncoder(config.image) if config.image_encoder == "pretrained" and items.images.present.any() else None
     text = SentenceEncoder() if config.text_encoder == "pretrained" and (items.text != "").any() else None
-    encoders = {name: encoder for name, encoder in (("image", image), ("text", text)) if encoder is not None}
+    sound = TimbreEncoder(config.sound) if config.sound_encoder == "timbre" and items.sounds.present.any() else None
+    made = (("image", image), ("text", text), ("sound", sound))
+    encoders = {name: encoder for name, encoder in made if encoder is not None}
     with counter("encoding items", total=len(items)) as advance:
         done = [0]
 
@@ -107,7 +110,7 @@ def encode(config: Config, dataset: Dataset, directory: Path) -> tuple[ItemTable
             done[0] = now
 
         table = records.write_items(dataset, directory, encoders=encoders, progress=progress)
-    return table, RawEncoders(image, text)
+    return table, RawEncoders(image, text, sound)
 
 
 def open_catalogue(config: Config, dataset: Dataset, directory: Path) -> Catalogue:
@@ -573,7 +576,7 @@ def choose_history_weight(shop: Shop, aligner: Aligner, retriever: Retriever, *,
     The shopper of each query types two words for the first of the targets; its NDCG@10 decides.
     """
     chosen = np.random.default_rng(0).permutation(len(shop.parts.validation))[:most]
-    queries, texts = typed(aligner.phrases, shop.parts.validation.take(np.sort(chosen)))
+    queries, texts = typed(aligner, shop.parts.validation.take(np.sort(chosen)))
     if not len(queries):
         return 1.0
     corpus = aligner.embed_all()
@@ -614,14 +617,15 @@ def warmup_requests(shop: Catalogue) -> dict[str, dict[str, np.ndarray]]:
         labels=np.zeros(min(5, len(ids)) * len(asked), np.float32),
         query=wire,
     )
-    text = np.array([str(shop.table.titles[0])], dtype=object)
+    text, nothing = np.array([str(shop.table.titles[0])], dtype=object), np.array([b""], object)
+    sound = {schema.SOUND: nothing} if shop.encoders.sound else {}
     about = np.array([ids[:2]] * len(asked), dtype=object)
     return {
         "serving_default": typed if shop.encoders.text else dense,
         **{name: dense for name in ("recommend", "retrieve", "embed_query")},
         "recommend_examples": {EXAMPLES: np.array([build_example(query) for query in asked], dtype=object)},
         "rank": {EXAMPLES: np.array(list(records.serialise_lists(lists)), dtype=object)},
-        "embed_item": {"text": text, "image": np.array([b""], object), "attributes": np.zeros([1, 0], object)},
+        "embed_item": {"text": text, "image": nothing, "attributes": np.zeros([1, 0], object), **sound},
         "similar_items": {"item_ids": ids[:1].astype(object)},
         **{name: {**dense, "item_ids": about} for name in ("explain", "audience")},
     }

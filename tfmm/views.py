@@ -149,7 +149,7 @@ class _Bag(tf.Module):
     def __init__(self, column: str, taught: np.ndarray, *, size: int) -> None:
         super().__init__(name=f"bag_{column}")
         self.reads = (column,)
-        flat = np.sort(taught.reshape(len(taught), -1), axis=1)
+        flat = np.sort(taught.reshape(len(taught), int(np.prod(taught.shape[1:]))), axis=1)
         new = np.diff(flat, axis=1, prepend=-1) > 0
         counts = np.bincount(flat[new & (flat > 0)], minlength=size)
         kept = np.flatnonzero(counts >= min(_LEAST_COUNT, max(1, len(taught) // 2)))

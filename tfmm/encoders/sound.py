@@ -2,8 +2,8 @@
 
     bytes --decode_wav--> waveform --log_mel--> [frames, mels] --convolutions--> [frames / 4, width] --network--> [dim]
 
-Nothing left of `[frames, mels]` is trained: `keep_log_mel` computes it once for a whole catalogue. Products' sounds and
-spoken queries go through the same code.
+Nothing left of `[frames, mels]` is trained: `keep_log_mel` computes it once for a whole catalogue. Products' own sounds
+go through the same code up to there (`timbre`).
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def keep_log_mel(
     """
     spectra: list[np.ndarray] = []
     for start in range(0, len(contents), _BATCH):
-        batch = _readable(contents, range(start, min(start + _BATCH, len(contents))))
+        batch = readable(contents, range(start, min(start + _BATCH, len(contents))))
         waves, lengths = decode_wav(batch, max_seconds=config.max_seconds)
         features, mask = log_mel(waves, lengths, mels=config.mels)
         spectra.extend(rows[valid].astype(np.float16) for rows, valid in zip(features.numpy(), mask.numpy()))
@@ -240,8 +240,8 @@ def keep_log_mel(
     return _stacked(spectra, mels=config.mels)
 
 
-def _readable(contents: Sequence[bytes], rows: range) -> tf.Tensor:
-    """Returns string `[len(rows)]`, `""` where the content cannot be had or decoded."""
+def readable(contents: Sequence[bytes], rows: range) -> tf.Tensor:
+    """Returns string `[len(rows)]`, `""` where the content cannot be had or decoded, which a warning tells."""
     batch = []
     for row in rows:
         try:

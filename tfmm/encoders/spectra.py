@@ -20,9 +20,17 @@ _LEAST_DEVIATION = 0.1  # of log energies: silence stays flat, and is not blown 
 def log_mel(waves: tf.Tensor, lengths: tf.Tensor, *, mels: int = 64) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns log-mel energies `[batch, frames, mels]`, 0 where there is no frame, and a mask `[batch, frames]` bool.
 
-    Frames of 25 ms, 10 ms apart. Of each sound, each band's mean is taken off and the rest divided by one deviation, so
-    that neither loudness nor the microphone's colour tells in it. A sound shorter than a frame has one frame; one of
-    length 0 has none.
+    Of each sound, each band's mean is taken off and the rest divided by one deviation, so that neither loudness nor the
+    microphone's colour tells in it. The arguments are those of `mel_energies`.
+    """
+    energies, mask = mel_energies(waves, lengths, mels=mels)
+    return _normalised(energies, mask), mask
+
+
+def mel_energies(waves: tf.Tensor, lengths: tf.Tensor, *, mels: int = 64) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns logarithms of mel bands' energies `[batch, frames, mels]`, and a mask `[batch, frames]` bool.
+
+    Frames of 25 ms, 10 ms apart. A sound shorter than a frame has one frame; one of length 0 has none.
 
     Args:
         waves: `[batch, time]` at 16 kHz; what lies beyond `lengths` does not count.
@@ -35,8 +43,7 @@ def log_mel(waves: tf.Tensor, lengths: tf.Tensor, *, mels: int = 64) -> tuple[tf
     weights = tf.signal.linear_to_mel_weight_matrix(mels, FFT // 2 + 1, RATE, _LOWEST_HZ, _HIGHEST_HZ)
     energies = tf.math.log(tf.square(spectra) @ weights + _FLOOR)
     counts = tf.where(lengths > 0, 1 + tf.maximum(lengths - FRAME, 0) // STEP, 0)
-    mask = tf.sequence_mask(counts, tf.shape(energies)[1])
-    return _normalised(energies, mask), mask
+    return energies, tf.sequence_mask(counts, tf.shape(energies)[1])
 
 
 def _normalised(energies: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

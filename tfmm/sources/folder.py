@@ -84,7 +84,12 @@ def _log_roles(table: Table, roles: object) -> None:
 
 
 def load_items(
-    path: Path, *, images: Optional[Path] = None, categorical: Iterable[str] = (), numeric: Iterable[str] = ()
+    path: Path,
+    *,
+    images: Optional[Path] = None,
+    sounds: Optional[Path] = None,
+    categorical: Iterable[str] = (),
+    numeric: Iterable[str] = (),
 ) -> tuple[Items, tuple[Finding, ...]]:
     """Returns the products of one file, read as a shop's items file is, and what was dropped or repaired.
 
@@ -94,6 +99,7 @@ def load_items(
     Args:
         path: CSV, JSONL or Parquet.
         images: folder of pictures named by id, or to which the file's paths are relative; None = `images/` beside it.
+        sounds: likewise of WAV files; None = `sounds/`.
         categorical: fields that are categories, where the file has them.
         numeric: likewise numbers.
 
@@ -102,8 +108,9 @@ def load_items(
     """
     if not path.is_file() or not path.name.lower().endswith(files.SUFFIXES):
         raise ValueError(f"{path}: expected a file whose name ends in {', '.join(files.SUFFIXES)}, found none.")
-    if images is not None and not images.is_dir():
-        raise ValueError(f"{images}: expected a folder of pictures, found none.")
+    for home, kind in ((images, "pictures"), (sounds, "sounds")):
+        if home is not None and not home.is_dir():
+            raise ValueError(f"{home}: expected a folder of {kind}, found none.")
     findings: dirt.Findings = []
     said = mapping.read(path.parent)
     table = files.read(path, findings, encoding=said.encoding)
@@ -118,7 +125,7 @@ def load_items(
         numeric=(*roles.numeric, *(name for name in numeric if name in free)),
         text=(*roles.text, *text),
     )
-    items = _items_of(table, roles, path.parent, findings, images=images, vectors=False)
+    items = _items_of(table, roles, path.parent, findings, images=images, sounds=sounds, vectors=False)
     return items, tuple(findings)
 
 
@@ -143,6 +150,7 @@ def _items_of(
     findings: dirt.Findings,
     *,
     images: Optional[Path] = None,
+    sounds: Optional[Path] = None,
     vectors: bool = True,
 ) -> Items:
     _log_roles(table, roles)
@@ -165,7 +173,7 @@ def _items_of(
         text=text,
         titles=np.where(titles == "", ids, titles),
         images=_media(table, roles.image, ids, folder, "image", findings, home=images),
-        sounds=_media(table, roles.sound, ids, folder, "sound", findings),
+        sounds=_media(table, roles.sound, ids, folder, "sound", findings, home=sounds),
         launched=_launched(table, roles.launched, findings),
         categorical={name: columns.lists(table[name]) for name in kinds[attributes.CATEGORICAL]},
         numeric={name: _numeric(table, name, findings) for name in kinds[attributes.NUMERIC]},
