@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import csv
 import importlib
 import importlib.util
@@ -17,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tfmm.encoders import efficientnet, pictures, torch_checkpoint
@@ -225,6 +228,39 @@ def bombs(photo: Image.Image) -> dict[str, bytes]:
 def test_a_decompression_bomb_is_refused_by_its_header(photo: Image.Image, kind: str) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most 64000000 pixels"):
         decoded(bombs(photo)[kind])
+
+
+def animation(*frames: Image.Image) -> bytes:
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=2, comment=b"x" * 300)
+
+
+def test_of_an_animation_the_first_frame_is_seen_and_no_other_is_unpacked(photo: Image.Image) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (3, photo.height, photo.width, 3), np.uint8)
+    several = animation(photo, *(Image.fromarray(pixels) for pixels in noise))
+    np.testing.assert_array_equal(decoded(several), decoded(animation(photo)))
+    place = several.rindex(b"\0,\0\0\0\0") + 1  # where the last frame begins
+    huge = several[: place + 5] + struct.pack("<HH", 50_000, 50_000) + several[place + 9 :]
+    np.testing.assert_array_equal(decoded(huge), decoded(several))
+
+
+def test_a_frame_larger_than_its_gif_is_refused_by_its_own_size(photo: Image.Image) -> None:
+    gif = encoded(photo, "GIF")
+    place = gif.index(b",\0\0\0\0")
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 64000000 pixels, got 2500000000"):
+        decoded(gif[: place + 5] + struct.pack("<HH", 50_000, 50_000) + gif[place + 9 :])
+
+
+@given(cut=st.integers(0, 1_200), junk=st.binary(max_size=20))
+@settings(deadline=None, max_examples=40)
+def test_a_gif_cut_anywhere_is_a_picture_or_refused(cut: int, junk: bytes) -> None:
+    gif = animation(*(Image.new("P", (16, 16), colour) for colour in range(3)))
+    with contextlib.suppress(tf.errors.InvalidArgumentError, UnicodeDecodeError):
+        assert decoded(gif[:cut] + junk).shape == (SIZE, SIZE, 3)
+
+
+def test_a_strip_is_thinned_along_its_long_side_too(photo: Image.Image) -> None:
+    strip = photo.resize((40_000, 60), Image.BICUBIC)
+    assert np.abs(decoded(encoded(strip, "PNG")) - by_pillow(strip)).mean() < 3
 
 
 # --- A whole catalogue ------------------------------------------------------------------------------------------------

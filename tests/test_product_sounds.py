@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
-import wave
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sounding
 import tensorflow as tf
+from sounding import KINDS, kind_of, sound_of, wav
 from test_export import call
 
-from tfmm import cli, reindexing, train
+from tfmm import cli, reindexing
 from tfmm.encoders.sound import SoundConfig
 from tfmm.encoders.timbre import TimbreEncoder, statistics
 from tfmm.serving.catalogue import read_catalogue
@@ -25,28 +25,6 @@ from tfmm.serving.server import ServerOptions, serve
 from tfmm.serving.warmup import read_warmup
 
 ENCODER = TimbreEncoder(SoundConfig(mels=32, max_seconds=2))
-BELLS, DRUMS, MUTE = 36, 36, 8
-KINDS = ("bell", "drum")
-
-
-def wav(samples: np.ndarray, *, rate: int = 16_000) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1), writer.setsampwidth(2), writer.setframerate(rate)
-        writer.writeframes((np.clip(samples, -1, 1) * 32_000).astype("<i2").tobytes())
-    return file.getvalue()
-
-
-def sound_of(kind: str, seed: int, *, rate: int = 16_000) -> bytes:
-    """Returns half a second of a bell (three steady partials) or of a drum (bursts of noise), none like another."""
-    rng = np.random.default_rng(seed)
-    times = np.arange(rate // 2) / rate
-    if kind == "bell":
-        pitch = rng.uniform(500, 900)
-        samples = sum(np.sin(2 * np.pi * pitch * partial * times) / partial for partial in (1, 2.0, 2.99))
-    else:
-        samples = rng.normal(size=len(times)) * np.exp(-((times * rng.uniform(6, 10)) % 1) * 5)
-    return wav(rng.uniform(0.1, 0.4) * samples / np.abs(samples).max(), rate=rate)
 
 
 # --- Statistics ------------------------------------------------------------------------------------------------------
@@ -105,44 +83,9 @@ def test_the_fingerprint_follows_what_changes_vectors_and_nothing_else():
 # --- A shop ----------------------------------------------------------------------------------------------------------
 
 
-def write_shop(home: Path) -> Path:
-    """Writes products of two kinds, most with a sound and one with a broken one, and shoppers who stay with a kind."""
-    rng = np.random.default_rng(0)
-    ids = [f"p{row}" for row in range(BELLS + DRUMS + MUTE)]
-    kinds = [KINDS[row % 2] for row in range(len(ids))]
-    (home / "sounds").mkdir(parents=True)
-    for row, (name, kind) in enumerate(zip(ids[:-MUTE], kinds)):
-        (home / "sounds" / f"{name}.wav").write_bytes(sound_of(kind, row))
-    (home / "sounds" / "p3.wav").write_bytes(sound_of("drum", 3)[:20] + b"\xff" * 400)  # a header, and then nothing
-    (home / "sounds" / "p5.wav").write_bytes(b"OggS" + bytes(400))
-    colours = ("red", "blue", "green", "grey")
-    titles = [f"{('Arla', 'Bohm', 'Cato')[row % 3]} {kind} {row}" if row % 3 else "" for row, kind in enumerate(kinds)]
-    lines = [f"{name},{titles[row]},{kinds[row]},{colours[row // 2 % 4]}" for row, name in enumerate(ids)]
-    (home / "items.csv").write_text("\n".join(["id,title,category,colour", *lines]))
-    events = [
-        f"u{user},{ids[item]},{1_600_000_000 + 86_400 * step + user}"
-        for user in range(60)
-        for step, item in enumerate(rng.permutation(np.arange(user % 2, len(ids), 2))[:8])
-    ]
-    (home / "interactions.csv").write_text("\n".join(["user,item,time", *events]))
-    return home
-
-
-FLAGS = (
-    *("--source", "folder", "--size", "tiny", "--text_encoder", "none", "--sound.mels", "32"),
-    *("--evaluation.ablations", "none", "--retrieval.epochs", "1", "--reranking.epochs", "1", "--refit_epochs", "0"),
-    *("--tagging.epochs", "0"),
-)
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
-    """Returns the directory of a shop, and of a run that trained on it."""
-    directory = tmp_path_factory.mktemp("sounding")
-    shop = write_shop(directory / "shop")
-    where = [f"--{name}={directory / name}" for name in ("saved_models", "runs", "records")]
-    assert train.main([*FLAGS, "--data_dir", str(shop), *where]) == 0
-    return directory
+def home() -> Path:
+    return sounding.trained()
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +107,7 @@ def unheard(kind: str) -> list[bytes]:
 
 
 def kinds_of(answer: list[tuple[str, float]], *, k: int = 10) -> list[str]:
-    return [KINDS[int(item[1:]) % 2] for item, _ in answer[:k]]
+    return [kind_of(item) for item, _ in answer[:k]]
 
 
 @pytest.mark.slow
@@ -185,7 +128,7 @@ def test_broken_sounds_are_counted_by_name_and_their_products_stay_without_a_sou
     found = {finding["problem"]: finding for finding in report["findings"]}
     for problem, name in (("sound that is not a WAV file", "p5.wav"), ("sound cannot be decoded", "p3.wav")):
         assert found[problem]["count"] == 1 and name in found[problem]["example"]
-    assert report["dataset"]["items with sound"] == BELLS + DRUMS - 2
+    assert report["dataset"]["items with sound"] == sounding.ITEMS - sounding.MUTE - len(sounding.BROKEN)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from tfmm.serving.queries import Query, build_request
 from tfmm.serving.server import ServerOptions, serve
 
 PNG = tf.io.encode_png(np.full([2, 2, 3], 255, np.uint8)).numpy()
-OPTIONS = ServerOptions(poll_seconds=3600, max_message_mb=1)
+OPTIONS = ServerOptions(poll_seconds=3600, max_message_mb=1, max_rows=8)
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,32 @@ def _broken_image(request):
     request.inputs["query_image"].CopyFrom(tf.make_tensor_proto([b"not a picture"]))
 
 
+def _bare_signature(request):
+    request.inputs["query_image"].CopyFrom(tf.make_tensor_proto([b"\x89PNG"]))  # which TensorFlow quotes as it is
+
+
 def _unequal_batches(request):
-    request.inputs["exclude"].CopyFrom(tf.make_tensor_proto(np.full([3, 1], b"item1", object)))
+    request.inputs["history"].CopyFrom(tf.make_tensor_proto(np.full([3, 1], b"item1", object)))
+
+
+def _no_example(request):
+    _ask(request, "recommend_examples", examples=np.array([b"\xffjunk"], object))
+
+
+def _too_many_rows(request):
+    _ask(request, "similar_items", item_ids=np.full(9, b"item1", object))
+
+
+def _ask(request, signature, **inputs):
+    request.model_spec.signature_name = signature
+    for name in list(request.inputs):
+        del request.inputs[name]
+    for name, array in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+
+
+def _one_string_a_million_times(request):
+    request.inputs["query_text"].tensor_shape.dim[0].size = 1 << 21
 
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -208,8 +232,12 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
         (_negative_shape, INVALID, ["'query_time'", "[-1]"]),
         (_no_dtype, INVALID, ["'query_time'"]),
         (_odd_dtype, INVALID, ["'query_time'", "expected int64", "got bfloat16"]),
-        (_broken_image, INVALID, ["Unknown image file format"]),
-        (_unequal_batches, INVALID, ["imension"]),
+        (_broken_image, INVALID, ["Expected a whole JPEG, PNG, GIF or BMP", "Unknown image file format"]),
+        (_bare_signature, INVALID, ["Expected a whole JPEG, PNG, GIF or BMP"]),
+        (_unequal_batches, INVALID, ["'history'", "as many rows as 'context' has (1)", "got 3"]),
+        (_no_example, INVALID, ["got other bytes", "Serialise them anew"]),
+        (_too_many_rows, INVALID, ["'item_ids'", "at most 8 rows", "got 9", "--max_rows"]),
+        (_one_string_a_million_times, INVALID, ["'query_text'", "repeats a string"]),
     ],
 )
 def test_every_bad_request_is_refused_by_code_and_reason_and_the_server_goes_on(stub, damage, code, words):

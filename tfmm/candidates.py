@@ -297,18 +297,31 @@ class Candidates(tf.Module):
         parts /= tf.maximum(tf.norm(tf.reduce_sum(parts, axis=1), axis=-1), 1e-12)[:, tf.newaxis, tf.newaxis]
         of_modalities = tf.einsum("bd,bnmd->bnm", query["vector"] / self.temperature, tf.reshape(parts, shape))
         items = tf.gather(self.corpus, safe) / self.temperature
-        length = tf.shape(query[schema.HISTORY])[1]
-        changes = query["vector"][:, tf.newaxis] - self._without_each(query, length)  # [batch, length, dim]
-        return of_modalities * known, tf.einsum("bld,bnd->bnl", changes, items) * known
+        return of_modalities * known, tf.einsum("bld,bnd->bnl", self._changes(query), items) * known
 
-    def _without_each(self, query: Tensors, length: tf.Tensor) -> tf.Tensor:
-        """Returns `[batch, length, dim]`: the query's vector if each item of the history had not been."""
-        given = {name: query[name] for name in schema.query_signature()}
+    def _changes(self, query: Tensors) -> tf.Tensor:
+        """Returns `[batch, length, dim]`: by how much the query's vector would change without each history item.
+
+        Only the newest that are known can change it, and the one before them, that would move up.
+        """
+        ids = query[schema.HISTORY]
+        known, newest = query["seen"] >= 0, self.towers.config.max_length + 1
+        places = tf.broadcast_to(tf.range(tf.shape(ids)[1]), tf.shape(ids))
+        filled = {schema.HISTORY_TIMES: 0, schema.HISTORY_EVENTS: ""}
+        columns = {schema.HISTORY: ids, **{name: _like(query[name], ids, fill) for name, fill in filled.items()}}
+        short = {name: tf.ragged.boolean_mask(column, known)[:, -newest:] for name, column in columns.items()}
+        short = {name: column.to_tensor() for name, column in short.items()}
+        length = tf.shape(short[schema.HISTORY])[1]
+        given = {**short, **{name: query[name] for name in (schema.CONTEXT, schema.QUERY_TIME)}}
         each = {name: tf.repeat(column, length, axis=0) for name, column in given.items()}
-        gone = tf.tile(tf.eye(length, dtype=tf.bool), [tf.shape(query[schema.HISTORY])[0], 1])
+        gone = tf.tile(tf.eye(length, dtype=tf.bool), [tf.shape(ids)[0], 1])
         each[schema.HISTORY] = tf.where(gone, "", each[schema.HISTORY])
         vectors = self.encode_query(each)["vector"]
-        return tf.reshape(vectors, [-1, length, vectors.shape[1]])
+        changes = query["vector"][:, tf.newaxis] - tf.reshape(vectors, [tf.shape(ids)[0], length, vectors.shape[1]])
+        kept = tf.ragged.boolean_mask(places, known)[:, -newest:]
+        at = tf.stack([tf.cast(kept.value_rowids(), tf.int32), kept.flat_values], axis=1)
+        there = tf.boolean_mask(changes, tf.sequence_mask(kept.row_lengths(), length))
+        return tf.scatter_nd(at, there, tf.concat([tf.shape(ids), [vectors.shape[1]]], axis=0))
 
     def _age(self, query: Tensors, rows: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, list_size]`: log of the days since launch; 0 where either time is unknown."""

@@ -32,7 +32,7 @@ Columns = dict[str, np.ndarray]
 _LOOKUP = ("fingerprints", "places")
 _BEHAVIOUR = ("neighbours", "neighbour_weights", "counts")
 _CLUSTERS = ("centroids", "members")
-_BATCH = 64
+_BATCH = 16  # of sounds, too, that may be a minute long: see `waves.MAX_BATCH_SECONDS`
 
 
 @dataclasses.dataclass(frozen=True)

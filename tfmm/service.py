@@ -24,6 +24,7 @@ from tfmm.views import Views
 
 ATTRIBUTE_TERMS = "attributes"  # of `embed_item`: "field=value", numbers alike ("price=12.5")
 MAX_RESULTS = 100
+MAX_FILTERS, MAX_LIST, MAX_CELLS = 100, 1000, 1 << 24  # of a query; examples that `rank` takes; numbers of `explain`
 
 
 class Search(tf.Module):
@@ -171,6 +172,8 @@ class Storefront(tf.Module):
         Items that the catalogue does not have score lowest; so does padding, whose id is "".
         """
         features, mask = parse_example_lists(examples)
+        with tf.control_dependencies([_at_most(tf.shape(mask)[1], MAX_LIST, "examples in a list")]):
+            mask = tf.identity(mask)
         encoded, _ = self._encode({name: features[name] for name in schema.query_signature()})
         rows = tf.where(mask, self.item_ids.rows(features[schema.ITEM_ID]), -1)
         scores = self.rank_rows(encoded, rows)
@@ -224,7 +227,9 @@ class Storefront(tf.Module):
             `modalities` string `[batch, modalities]`, their names; `modality_shares` `[batch, n, modalities]`, summing
             to the score; `history_shares` `[batch, n, length]`: by how much it would fall without each item.
         """
-        encoded, _ = self._encode(query)
+        cells = tf.shape(item_ids, tf.int64)[1] * tf.shape(query[schema.HISTORY], tf.int64)[1]
+        with tf.control_dependencies([_at_most(cells, MAX_CELLS, "items times the history's length")]):
+            encoded, _ = self._encode(query)
         of_modalities, of_history = self.shares(encoded, self.item_ids.rows(item_ids))
         return {
             schema.MODALITIES: tf.tile(tf.constant([self.modalities]), [tf.shape(item_ids)[0], 1]),
@@ -309,9 +314,14 @@ class Storefront(tf.Module):
 
     def _allowed(self, filters: tf.Tensor) -> tf.Tensor:
         """Returns `[batch, num_items]` bool: True where an item has every wanted "field=value"."""
-        wanted = self.reader.lookup.exact(filters)[:, :, tf.newaxis, tf.newaxis]
-        found = tf.reduce_any(self._tokens == wanted, axis=-1)  # [batch, filters, num_items]
-        return tf.reduce_all(found | (wanted[..., 0] == NOTHING), axis=1)
+        with tf.control_dependencies([_at_most(tf.shape(filters)[1], MAX_FILTERS, "filters of a query")]):
+            wanted = tf.transpose(self.reader.lookup.exact(filters))[..., tf.newaxis, tf.newaxis]
+
+        def narrowed(allowed: tf.Tensor, one: tf.Tensor) -> tf.Tensor:  # one by one: together they would need memory
+            return allowed & (tf.reduce_any(self._tokens == one, axis=-1) | (one[..., 0] == NOTHING))
+
+        everything = tf.fill([tf.shape(filters)[0], tf.shape(self._tokens)[0]], True)
+        return tf.foldl(narrowed, wanted, everything)
 
     def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Returns every signature of the contract, traced."""
@@ -335,6 +345,12 @@ class Storefront(tf.Module):
             "explain": tf.function(self.explain).get_concrete_function(items, **query),
             "audience": tf.function(self.audience).get_concrete_function(items, **query),
         }
+
+
+def _at_most(count: tf.Tensor, limit: int, what: str) -> tf.Operation:
+    """Returns the op that fails where there are more."""
+    problem = tf.strings.join([f"Expected at most {limit} {what}, got ", tf.strings.as_string(count), ". Send fewer."])
+    return tf.debugging.Assert(count <= limit, [problem])
 
 
 def _content_signature(*, sound: bool) -> dict[str, tf.TensorSpec]:

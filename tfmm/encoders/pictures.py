@@ -52,7 +52,9 @@ def resize_pixels(pixels: tf.Tensor, *, size: int) -> tf.Tensor:
     sides = tf.shape(pixels)[:2]
     # A picture eight times too large is thinned first: antialiasing needs all of it as floats, four times the memory.
     step = tf.maximum(tf.reduce_min(sides) // (4 * size), 1)
-    small = tf.cast(pixels[::step, ::step], tf.float32)
+    # So is the long side of a strip, that would need gigabytes otherwise.
+    steps = tf.maximum(sides // (32 * size), step)
+    small = tf.cast(pixels[:: steps[0], :: steps[1]], tf.float32)
     resized = tf.image.resize(_on_white(small), [size, size], antialias=True)
     return tf.clip_by_value(tf.ensure_shape(resized, [size, size, 3]), 0.0, 255.0)
 
@@ -94,11 +96,14 @@ def for_graph(content: bytes) -> bytes:
 
 
 def _decode_picture(content: tf.Tensor) -> tf.Tensor:
-    pixels = _announced_pixels(content)
-    check = tf.debugging.assert_less_equal(
-        pixels, tf.constant(MAX_PIXELS, tf.int64), f"Expected a picture of at most {MAX_PIXELS} pixels."
+    is_gif = tf.strings.regex_full_match(
+        tf.strings.substr(content, 0, tf.minimum(4, tf.strings.length(content))), "GIF8"
     )
-    with tf.control_dependencies([check] if check is not None else []):
+    content, of_frame = tf.cond(is_gif, lambda: _first_frame(content), lambda: (content, tf.constant(0, tf.int64)))
+    pixels = tf.maximum(_announced_pixels(content), of_frame)
+    got = tf.strings.as_string(pixels)
+    problem = tf.strings.join([f"Expected a picture of at most {MAX_PIXELS} pixels, got ", got, ". Make it smaller."])
+    with tf.control_dependencies([tf.debugging.Assert(pixels <= MAX_PIXELS, [problem])]):
         # channels=0: what the file has, so that transparency is seen; grey stays one channel.
         picture = tf.io.decode_image(tf.identity(content), channels=0, expand_animations=False)
     return tf.ensure_shape(picture, [None, None, None])
@@ -122,6 +127,48 @@ def _announced_pixels(content: tf.Tensor) -> tf.Tensor:
         (starts_with(b"BM"), lambda: sides(18, tf.int32, little_endian=True)),
     ]
     return tf.reduce_prod(tf.case(readers, default=lambda: tf.zeros([2], tf.int64)))
+
+
+def _first_frame(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns a GIF up to the end of its first frame, and that frame's pixels, int64.
+
+    TensorFlow unpacks a whole animation, each frame as large as it says of itself, before it takes the first.
+    """
+    size = tf.strings.length(content)
+    data = tf.io.decode_raw(content, tf.uint8)
+
+    def byte(place: tf.Tensor) -> tf.Tensor:
+        return tf.cast(data[tf.minimum(place, size - 1)], tf.int32)
+
+    def table(flags: tf.Tensor) -> tf.Tensor:  # bytes of a colour table, if these flags announce one
+        return tf.where(flags >= 128, 3 * tf.bitwise.left_shift(2, flags % 8), 0)
+
+    def step(place: tf.Tensor, frame: tf.Tensor, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        value = byte(place)
+        inside, image = state > _BLOCK, value == ord(",")
+        known = image | (value == ord("!"))  # an image, or an extension; anything else ends the walk
+        begun = tf.where(image, place + 11 + table(byte(place + 9)), place + 2)
+        new = tf.where(image, _OF_IMAGE, tf.where(known, _OF_EXTENSION, _DONE))
+        ended = tf.where(state == _OF_IMAGE, _DONE, _BLOCK)
+        return (
+            tf.where(inside, place + 1 + value, tf.where(known, begun, place)),
+            tf.where(~inside & image, place, frame),
+            tf.where(inside, tf.where(value == 0, ended, state), new),
+        )
+
+    start = tf.minimum(13 + table(byte(tf.constant(10))), size)
+    end, frame, _ = tf.while_loop(
+        lambda place, frame, state: (state != _DONE) & (place < size),
+        step,
+        (start, tf.constant(-1), tf.constant(_BLOCK)),
+    )
+    width, height = (byte(frame + low) + 256 * byte(frame + low + 1) for low in (5, 7))
+    pixels = tf.where(frame >= 0, tf.cast(width, tf.int64) * tf.cast(height, tf.int64), 0)
+    return tf.strings.join([tf.strings.substr(content, 0, tf.minimum(end, size)), ";"]), pixels
+
+
+_DONE, _BLOCK, _OF_EXTENSION, _OF_IMAGE = range(4)
+"""Where a walk through a GIF stands: at its end, where a block begins, within an extension or an image."""
 
 
 def _on_white(pixels: tf.Tensor) -> tf.Tensor:

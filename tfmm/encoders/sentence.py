@@ -33,6 +33,8 @@ _DIM, _WIDTH = 512, 256
 _BRANCHES = ((2, 0), (3, 1), (5, 2))  # (tokens in a window, of which before the token)
 _UNKNOWN = 0
 _BATCH = 128
+_TOKENS_AT_ONCE = 32_768  # half a gigabyte; of more, one text after another is read
+_VECTOR = tf.TensorSpec([_DIM], tf.float32)
 
 
 class SentencepieceModel(tf.saved_model.experimental.TrackableResource):
@@ -93,7 +95,11 @@ class SentenceEncoder(tf.Module):
         left out; no more than `MAX_BYTES` are read.
         """
         tokens = self._tokenize(texts)
-        vectors = self._embed(tokens)
+        vectors = tf.cond(
+            tf.size(tokens.flat_values) <= _TOKENS_AT_ONCE,
+            lambda: self._embed(tokens),
+            lambda: tf.map_fn(self._embed_one, tokens, fn_output_signature=_VECTOR, parallel_iterations=1),
+        )
         present = tokens.row_lengths() > 2  # more than the marks of begin and end
         return tf.where(present[:, tf.newaxis], vectors, 0.0), present
 
@@ -158,6 +164,10 @@ class SentenceEncoder(tf.Module):
         lengths = tf.cast(tokens.row_lengths(), tf.float32)[:, tf.newaxis]
         pooled = tf.math.segment_sum(joined, tokens.value_rowids()) @ weights["cnn_W"] + lengths * weights["cnn_b"]
         return self._head(pooled * tf.math.rsqrt(lengths))
+
+    def _embed_one(self, tokens: tf.Tensor) -> tf.Tensor:
+        """Returns `[512]` of one text's tokens."""
+        return self._embed(tf.RaggedTensor.from_row_lengths(tokens, [tf.size(tokens)]))[0]
 
     def _all_branches(self, name: str, axis: int = 0) -> tf.Tensor:
         return tf.concat([self._weights[f"{name}{order}"] for order, _ in _BRANCHES], axis)

@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 SoundInputs = Union[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]
 """WAV bytes string `[batch]`, or (features `[batch, frames, mels]`, mask `[batch, frames]` bool)."""
 
-_BATCH = 32
+_BATCH = 16
 _LOG = logging.getLogger(__name__)
 
 

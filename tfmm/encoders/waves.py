@@ -19,6 +19,8 @@ MIN_RATE, MAX_RATE = 1_000, 384_000
 MAX_CHANNELS = 32
 MAX_CHUNKS = 256  # looked at before the samples: a file may be nothing but empty chunks
 
+MAX_BATCH_SECONDS = 960  # sounds times the longest of them, which is what a batch takes as an array
+
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _SUBTYPE_TAIL = b"\x00\x00\x00\x00\x10\x00\x80\x00\x00\xaa\x00\x38\x9b\x71"  # of the GUIDs that wrap a format tag
 _FORMATS = ((_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLOAT, 64))
@@ -61,7 +63,8 @@ def decode_wav(contents: tf.Tensor, *, max_seconds: float = 10.0) -> tuple[tf.Te
         max_seconds: what comes later is not read.
 
     Raises:
-        tf.errors.InvalidArgumentError: an example is no WAV file or not such a one; says which and why.
+        tf.errors.InvalidArgumentError: an example is no WAV file or not such a one; says which and why. Or the batch
+            is longer than `MAX_BATCH_SECONDS`.
     """
     return _decode_wav(contents, tf.constant(max_seconds, tf.float64))
 
@@ -89,6 +92,8 @@ def _decode_wav(contents: tf.Tensor, max_seconds: tf.Tensor) -> tuple[tf.Tensor,
     frame_bytes = tf.maximum(headers.channels * headers.bits // 8, 1)
     longest = tf.cast(tf.cast(headers.rate, tf.float64) * max_seconds, tf.int64)
     frames = tf.minimum(tf.maximum(headers.size, 0) // frame_bytes, longest)
+    with tf.control_dependencies([_assert_small(frames, headers.rate)]):
+        frames = tf.identity(frames)
     waves = tf.map_fn(
         _decode_one,
         (contents, codes, tf.maximum(headers.start, 0), frames, frames * frame_bytes, headers.channels, headers.rate),
@@ -182,6 +187,17 @@ def _assert_none(problems: tf.Tensor) -> tf.Operation:
     advice = " Save it as 16-bit PCM (ffmpeg -i FILE -c:a pcm_s16le OUT.wav), or send nothing."
     messages = tf.strings.join(["Sound ", example, " of the batch: ", problems, advice])
     return tf.debugging.Assert(~tf.reduce_any(wrong), [tf.boolean_mask(messages, wrong)[:1]])
+
+
+def _assert_small(frames: tf.Tensor, rates: tf.Tensor) -> tf.Operation:
+    """Returns the op that fails where a batch is longer than `MAX_BATCH_SECONDS`."""
+    longest = tf.reduce_max(tf.math.divide_no_nan(tf.cast(frames, tf.float64), tf.cast(rates, tf.float64)))
+    seconds = tf.where(tf.size(frames) > 0, longest * tf.cast(tf.size(frames), tf.float64), 0.0)
+    parts = [
+        f"Expected at most {MAX_BATCH_SECONDS} s of sound in a batch (sounds times the longest), got ",
+        *(tf.strings.as_string(seconds, precision=0), " s. Send fewer at a time."),
+    ]
+    return tf.debugging.Assert(seconds <= MAX_BATCH_SECONDS, [tf.strings.join(parts)])
 
 
 def _find_chunks(contents: tf.Tensor, lengths: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -20,6 +20,10 @@ from tfmm.serving.errors import ServingError, code_of, invalid_argument
 DEFAULT_SIGNATURE = tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY
 _MARKS = re.compile(r"\{\{(?:function_)?node [^}]*\}\}\s*|\s*\[Op:[^\]]*\]")
 _NOISE = re.compile(r"\s|\[\[|Graph execution error|Detected at node|node: |<stack traces unavailable>|Traceback")
+_ASSERTION = re.compile(r"assertion failed: \[(.*?)\](?: \[Condition .*)?$")
+_PICTURE = re.compile(r"(?i)unknown image file format|(?:jpeg|png|gif|bmp)\S* .*fail|invalid (?:jpeg|png|gif|bmp)")
+_MESSAGE = re.compile(r"Could not parse example|Failed (?:skipping|to parse|reading)|Error parsing")
+_NUMBER = re.compile(r"StringToNumberOp could not correctly convert string: (.*)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +82,17 @@ def predict(
     _check_names(definition, inputs)
     wanted = _wanted_outputs(definition, output_filter)
     tensors = {key: _checked(key, inputs[key], definition.inputs[key]) for key in inputs}
+    _check_rows(definition, inputs)
     for key, default in definition.defaults.items():
         tensors.setdefault(key, tf.constant(tf.make_ndarray(default)))
     try:
         outputs = servable.functions[name](**tensors)
+    except tf.errors.DataLossError as error:  # what the parser of lists says of bytes that are none
+        raise invalid_argument(_op_message(error)) from error
     except tf.errors.OpError as error:
         raise ServingError(code_of(error.error_code), _op_message(error)) from error
+    except UnicodeDecodeError as error:  # TensorFlow quotes what it could not read, and cannot tell of it then
+        raise invalid_argument(_cleaned(bytes(error.object).decode("ascii", "backslashreplace"))) from error
     return {key: outputs[key].numpy() for key in wanted}
 
 
@@ -105,6 +114,18 @@ def _check_names(definition: meta_graph_pb2.SignatureDef, inputs: Mapping[str, n
             f"len({_braces(known)}). Sent extra: {_braces(came - known)}. Missing but required: {_braces(missing)}. "
             'Leave an optional input out by giving it empty: "" or 0 per row, or [batch, 0].'
         )
+
+
+def _check_rows(definition: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]) -> None:
+    """Checks that inputs whose number of rows is free have as many of them as each other."""
+    shapes = {key: tf.TensorShape(definition.inputs[key].tensor_shape) for key in sorted(inputs)}
+    free = [key for key, shape in shapes.items() if shape.rank and shape[0] is None]
+    for key in free:
+        if len(inputs[key]) != len(inputs[free[0]]):
+            raise invalid_argument(
+                f"Input {key!r}: expected as many rows as {free[0]!r} has ({len(inputs[free[0]])}), got "
+                f"{len(inputs[key])}. Give every input one row a query."
+            )
 
 
 def _wanted_outputs(definition: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> list[str]:
@@ -141,11 +162,31 @@ def _dtype(name: str, array: np.ndarray) -> tf.DType:
 
 def _op_message(error: tf.errors.OpError) -> str:
     """Returns the op's own sentence, without the graph's nodes and stack traces around it."""
-    text = str(error.message)
+    return _cleaned(str(error.message)) or type(error).__name__
+
+
+def _cleaned(text: str) -> str:
     first = re.search(r"^\s*\(0\) [A-Z_]+:\s*(.*)$", text, re.MULTILINE)  # "2 root error(s) found. (0) CODE: ..."
     lines = [first.group(1)] if first else [line for line in text.splitlines() if not _NOISE.match(line)]
     cleaned = (_MARKS.sub("", line).strip() for line in lines)
-    return " ".join(line for line in cleaned if line) or type(error).__name__
+    return _sentence(" ".join(line for line in cleaned if line))
+
+
+def _sentence(text: str) -> str:
+    """Returns what an op says, and what to do about it where the op does not tell."""
+    text = _ASSERTION.sub(r"\1", text)
+    number = _NUMBER.search(text)
+    if number:
+        return (
+            f"Expected a number in a numeric attribute (field=12.5), got {number.group(1)!r}. Leave it out if unknown."
+        )
+    if _PICTURE.search(text):
+        return f"Expected a whole JPEG, PNG, GIF or BMP, got another: {text[:200]} Save the picture anew, or send none."
+    if _MESSAGE.search(text):
+        return (
+            f"Expected serialised messages of the signature's kind, got other bytes: {text[:200]} Serialise them anew."
+        )
+    return text
 
 
 def _braces(names: object) -> str:

@@ -29,6 +29,7 @@ class ServerOptions:
     Attributes:
         workers: requests computed at once; TensorFlow lets go of Python's lock while a graph runs.
         max_message_mb: a larger request is refused with RESOURCE_EXHAUSTED.
+        max_rows: queries or products in one request; more are refused, since memory grows with them. None: no limit.
         max_waiting: requests that may wait or run at once; one more is refused with RESOURCE_EXHAUSTED. None: no limit.
         poll_seconds: how often to look for a newer version.
         grace_seconds: how long requests in flight may take to end after SIGTERM.
@@ -38,13 +39,14 @@ class ServerOptions:
 
     workers: int = 4
     max_message_mb: int = 64
+    max_rows: Optional[int] = 1024
     max_waiting: Optional[int] = None
     poll_seconds: float = 2.0
     grace_seconds: float = 10.0
     op_threads: Optional[int] = None
 
     def __post_init__(self) -> None:
-        for field in ("workers", "max_message_mb", "max_waiting", "poll_seconds", "op_threads"):
+        for field in ("workers", "max_message_mb", "max_rows", "max_waiting", "poll_seconds", "op_threads"):
             value = getattr(self, field)
             if value is not None and value <= 0:
                 raise ValueError(f"Expected a positive number in {field}, got {value}.")
@@ -103,7 +105,8 @@ def serve(
         maximum_concurrent_rpcs=options.max_waiting,
     )
     checks = health.HealthServicer()
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(manager), server)
+    prediction = PredictionService(manager, max_rows=options.max_rows)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(manager), server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     bound = _bind(server, host, port)

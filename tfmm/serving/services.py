@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, NoReturn, Optional
 
 import grpc
 from google.protobuf import any_pb2  # type: ignore[import-untyped]
@@ -28,13 +28,13 @@ _log = logging.getLogger(__name__)
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """`tensorflow.serving.PredictionService`."""
 
-    def __init__(self, manager: Manager) -> None:
-        self._manager = manager
+    def __init__(self, manager: Manager, *, max_rows: Optional[int] = None) -> None:
+        self._manager, self._max_rows = manager, max_rows
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:  # noqa: N802
-        return answered(context, lambda: _predict(self._manager, request))
+        return answered(context, lambda: _predict(self._manager, request, max_rows=self._max_rows))
 
     def GetModelMetadata(  # noqa: N802
         self, request: get_model_metadata_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
@@ -86,10 +86,18 @@ def answered(context: grpc.ServicerContext, answer: Callable[[], Any]) -> Any:
     raise AssertionError("abort() raises")
 
 
-def _predict(manager: Manager, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
+def _predict(
+    manager: Manager, request: predict_pb2.PredictRequest, *, max_rows: Optional[int]
+) -> predict_pb2.PredictResponse:
     servable = _find(manager, request)
     signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
     inputs = {name: from_proto(name, proto) for name, proto in request.inputs.items()}
+    for name, array in inputs.items():
+        if max_rows is not None and array.ndim and len(array) > max_rows:
+            raise invalid_argument(
+                f"Input {name!r}: expected at most {max_rows} rows in a request, got {len(array)}. "
+                "Send them in several requests, or serve with a larger --max_rows."
+            )
     outputs = predict(servable, signature, inputs, output_filter=list(request.output_filter))
     response = predict_pb2.PredictResponse(outputs={name: to_proto(array) for name, array in outputs.items()})
     response.model_spec.CopyFrom(_spec(manager, servable))

@@ -11,8 +11,9 @@ from tensorflow_serving.apis import predict_pb2
 
 from tfmm.serving.errors import invalid_argument
 
-MAX_ELEMENTS = 1 << 26
-"""A proto may say "this one value, n times"; beyond this many that is an attack or a mistake (64M, 0.5 GB of ids)."""
+MAX_ELEMENTS, MAX_REPEATED = 1 << 26, 1 << 20
+"""A proto may say "this one value, n times"; beyond this many that is an attack or a mistake (64M, 0.5 GB of numbers;
+1M of a string, which takes as much work as a million)."""
 
 # The repeated field of each dtype. Clients of TF Serving read `outputs["scores"].float_val` without decoding, so
 # answers are written into these fields and never as `tensor_content`.
@@ -59,6 +60,8 @@ def from_proto(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
         elements *= size
     if elements > MAX_ELEMENTS:
         raise invalid_argument(f"Input {name!r}: shape {sizes} holds more than {MAX_ELEMENTS} values.")
+    if len(proto.string_val) < elements and proto.dtype == tf.string.as_datatype_enum and elements > MAX_REPEATED:
+        raise invalid_argument(f"Input {name!r}: shape {sizes} repeats a string more than {MAX_REPEATED} times.")
     try:
         return tf.make_ndarray(proto)
     except (ValueError, TypeError, KeyError) as error:
