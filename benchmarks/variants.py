@@ -55,12 +55,23 @@ class Found(NamedTuple):
     lists: Optional[tuple[Lists, Queries]] = None
 
 
+_DECIDE_CONTENT = ("source", "data_dir", "subset", "size", "seed", "records", "image", "sound", "text_encoder")
+_DECIDE_CONTENT += ("image_encoder", "sound_encoder")
+_opened: dict[tuple, Catalogue] = {}
+
+
 def _catalogue(config: Config) -> Catalogue:
+    """Returns the products; those of the variant before, where nothing that they depend on differs."""
+    key = tuple(getattr(config, name) for name in _DECIDE_CONTENT)
+    if key not in _opened:
+        _opened.clear()
+        dataset = sources.load(
+            config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
+        )
+        where = config.records / f"{dataset.name}-{dataset.fingerprint()[:8]}"
+        _opened[key] = stages.open_catalogue(config, dataset, where)
     stages.set_seed(config.seed)
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
-    return stages.open_catalogue(config, dataset, config.records / f"{dataset.name}-{dataset.fingerprint()[:8]}")
+    return _opened[key]
 
 
 def search(config: Config, options: argparse.Namespace, modalities: Optional[tuple[str, ...]]) -> Found:
@@ -68,6 +79,8 @@ def search(config: Config, options: argparse.Namespace, modalities: Optional[tup
     if modalities:
         raise SystemExit(f"Expected a setting of train.py for search, got {MODALITIES}.")
     shop = _catalogue(config)
+    if config.finetune.blocks:  # the network is tuned in place
+        _opened.clear()
     with tempfile.TemporaryDirectory() as scratch:
         shop, aligner, curves = stages.align_catalogue(config, shop, directory=Path(scratch))
     table = results.asking_tables(config, shop, aligner, None)
