@@ -18,14 +18,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 import sounding
 from PIL import Image
-from sounding import picture_of, sound_of
+from sounding import kind_of, picture_of, sound_of
 
 from tfmm.serving.client import Client
-from tfmm.serving.queries import Query, build_example, build_request
+from tfmm.serving.errors import ServingError
+from tfmm.serving.queries import Query, build_example, build_request, read_answers
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -144,15 +146,7 @@ def header(*, rate: int = 16_000, channels: int = 1, bits: int = 16, claims: int
     samples = (np.random.default_rng(0).normal(size=3_200) * 3_000).astype("<i2").tobytes()
     frame = channels * bits // 8 % 65536
     form = struct.pack("<HHIIHH", tag, channels, rate, rate * frame % 2**32, frame, bits)
-    return (
-        b"RIFF"
-        + struct.pack("<I", claims)
-        + b"WAVEfmt \x10\0\0\0"
-        + form
-        + b"data"
-        + struct.pack("<I", claims)
-        + samples
-    )
+    return b"RIFF" + struct.pack("<I", claims) + b"WAVEfmt \x10\0\0\0" + form + b"data" + struct.pack("<I", claims) + samples
 
 
 def animation(count: int, side: int) -> bytes:
