@@ -32,6 +32,7 @@ from tfmm.serving.queries import Query, build_example, build_request, read_answe
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PEAK_MB, KEPT_MB = 1500, 1000
+IDS = [f"p{row}".encode() for row in range(100_000)]  # of which the catalogue has the first
 HEALTHY = Query(text="Arla bell", history=["p0", "p2"], exclude=["p4"])
 Request = tuple[dict[str, np.ndarray], str]
 """Inputs, and the signature that they are for."""
@@ -42,6 +43,7 @@ class Running(NamedTuple):
 
     pid: int
     client: Client
+    idle: int
     expected: list[tuple[str, float]]
 
     def megabytes(self, field: str) -> int:
@@ -74,7 +76,9 @@ def server() -> Iterator[Running]:
         threading.Thread(target=process.stderr.read, daemon=True).start()  # else the pipe would fill
         with Client(target, timeout=600) as client:
             seen = [HEALTHY, Query(image=picture_of("red", 1)), Query(audio=sound_of("bell", 1))]
-            yield Running(process.pid, client, [client.recommend_batch([query])[0] for query in seen][0])
+            expected, *_ = (client.recommend_batch([query])[0] for query in seen)
+            running = Running(process.pid, client, 0, expected)
+            yield running._replace(idle=running.megabytes("VmRSS"))
         process.terminate()
         assert process.wait(timeout=60) == 0
     finally:
@@ -146,7 +150,15 @@ def header(*, rate: int = 16_000, channels: int = 1, bits: int = 16, claims: int
     samples = (np.random.default_rng(0).normal(size=3_200) * 3_000).astype("<i2").tobytes()
     frame = channels * bits // 8 % 65536
     form = struct.pack("<HHIIHH", tag, channels, rate, rate * frame % 2**32, frame, bits)
-    return b"RIFF" + struct.pack("<I", claims) + b"WAVEfmt \x10\0\0\0" + form + b"data" + struct.pack("<I", claims) + samples
+    return (
+        b"RIFF"
+        + struct.pack("<I", claims)
+        + b"WAVEfmt \x10\0\0\0"
+        + form
+        + b"data"
+        + struct.pack("<I", claims)
+        + samples
+    )
 
 
 def animation(count: int, side: int) -> bytes:
@@ -157,7 +169,7 @@ def animation(count: int, side: int) -> bytes:
 
 
 REFUSED = {
-    "half a JPEG": (lambda: query(image=noise("JPEG")[:9_000]), ["whole JPEG, PNG, GIF or BMP", "Save the picture anew"]),
+    "half a JPEG": (lambda: query(image=noise("JPEG")[:9_000]), ["whole JPEG, PNG, GIF or BMP", "anew"]),
     "half a PNG": (lambda: query(image=noise("PNG")[:9_000]), ["whole JPEG, PNG, GIF or BMP"]),
     "a PNG's first bytes": (lambda: query(image=b"\x89PNG"), ["whole JPEG, PNG, GIF or BMP"]),
     "a GIF's first bytes": (lambda: query(image=b"GIF89a"), ["whole JPEG, PNG, GIF or BMP"]),
@@ -192,15 +204,132 @@ REFUSED = {
     "rows": (lambda: (build_request([HEALTHY] * 5_000), "recommend"), ["at most 1024 rows", "got 5000", "--max_rows"]),
     "ids": (lambda: ({"item_ids": np.array(IDS, object)}, "similar_items"), ["at most 1024 rows", "got 100000"]),
     "minutes of sound": (
-        lambda: (build_request([Query(audio=sound_of("drum", 1, rate=8_000)[:44] + ten_seconds())] * 500), "recommend"),
-        ["at most 960 s of sound"],
+        lambda: (build_request([Query(audio=sounding.wav(np.zeros(10_000), rate=1_000))] * 500), "recommend"),
+        ["at most 960 s of sound in a batch", "got 5000 s", "Send fewer"],
     ),
     "whys": (
         lambda: ({**build_request([Query(history=IDS)]), "item_ids": np.array([IDS[:1000]], object)}, "explain"),
-        ["at most 16777216 items times the history's length, got 100000000"],
+        ["at most 16777216 items times length of the history, got 100000000"],
     ),
 }  # fmt: skip
 
 
 def changed(**inputs: np.ndarray) -> Request:
     return {**build_request([HEALTHY]), **inputs}, "recommend"
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_answered_is_refused_with_a_sentence_and_the_server_goes_on(ask, kind):
+    make, words = REFUSED[kind]
+    with pytest.raises(ServingError) as caught:
+        ask(make())
+    assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT, caught.value.details
+    for word in words:
+        assert word in caught.value.details
+    for talk in ("assertion failed", "{{", "Condition x", "Traceback", "node "):  # TensorFlow's own
+        assert talk not in caught.value.details
+
+
+def test_a_bad_row_refuses_its_request_and_no_other(ask, server):
+    together = build_request([HEALTHY, Query(audio=b"RIFF"), HEALTHY])
+    refused: list[Exception] = []
+
+    def send() -> None:
+        with pytest.raises(ServingError, match="Sound 1 of the batch") as caught:
+            ask((together, "recommend"))
+        refused.append(caught.value)
+
+    threads = [threading.Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(8):  # in between, on the same server
+        server.is_well()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 4
+
+
+# --- What is odd, and has an answer ----------------------------------------------------------------------------------
+
+LONG = 10_000_000
+ANSWERED = {
+    "10 MB of text": lambda: query(text="bell " * (LONG // 5)),
+    "a word of 10 MB": lambda: query(text="b" * LONG),
+    "spaces": lambda: query(text=" \t\n"),
+    "emoji": lambda: query(text="🎉👩‍👩‍👧👟" * 100),
+    "a zero byte": lambda: query(text="be\0ll"),
+    "no UTF-8": lambda: changed(query_text=texts(b"\xff\xfe bell \xc3")),
+    "100 long texts": lambda: (build_request([Query(text="a b c d " * 512)] * 100), "embed_query"),
+    "a history of 100,000": lambda: changed(history=np.array([IDS], object)),
+    "100,000 exclusions": lambda: changed(exclude=np.array([IDS], object)),
+    "100,000 words of context": lambda: changed(context=np.array([[b"a=" + name for name in IDS]], object)),
+    "why, after 100,000": lambda: (
+        {**build_request([Query(history=[f"p{n}" for n in range(100_000)])]), "item_ids": np.array([IDS[:3]], object)},
+        "explain",
+    ),
+    "the ends of time": lambda: query(history=["p0", "p1", "p2"], times=[-(2**63), 2**63 - 1, 0], time=2**63 - 1),
+    "before time": lambda: query(history=["p0", "p1"], times=[2**63 - 1, -(2**63)], time=-(2**63)),
+    "an animation of 1 GB": lambda: query(image=animation(120, 3_000)),
+    "the largest picture": lambda: query(image=picture("PNG", (8_000, 8_000))),
+    "a strip": lambda: query(image=picture("PNG", (640_000, 100))),
+    "one pixel": lambda: query(image=picture("BMP", (1, 1))),
+    "a GIF": lambda: query(image=picture("GIF")),
+    "NaN": lambda: item(attributes=texts(b"price=nan").reshape(1, 1)),
+    "infinity": lambda: item(attributes=texts(b"price=-inf").reshape(1, 1)),
+    "beyond float32": lambda: item(attributes=texts(b"price=1e400").reshape(1, 1)),
+    "100,000 attributes": lambda: item(attributes=np.array([[b"colour=" + name for name in IDS]], object)),
+    "no query at all": lambda: ({name: rows[:0] for name, rows in build_request([HEALTHY]).items()}, "recommend"),
+    "an empty example": lambda: ({"examples": texts(b"")}, "recommend_examples"),
+    "an empty list": lambda: ({"examples": texts(b"")}, "rank"),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERED)
+def test_what_is_odd_is_answered_with_finite_numbers_in_bounded_memory(ask, kind):
+    inputs, signature = ANSWERED[kind]()
+    answer = ask((inputs, signature))
+    rows = len(next(iter(inputs.values())))
+    for name, values in answer.items():
+        assert len(values) == rows, name
+        if values.dtype != object:
+            assert np.isfinite(values).all(), name
+
+
+def items_of(ask: Callable, request: Request) -> list[str]:
+    (answer,) = read_answers(ask(request))
+    return [item for item, _ in answer]
+
+
+def test_odd_queries_mean_what_is_left_of_them(ask):
+    alone = items_of(ask, changed())
+    for nothing in (texts(b""), texts(b" \n")):
+        assert items_of(ask, changed(query_text=nothing)) == items_of(ask, changed(query_text=texts(b"")))
+    assert items_of(ask, changed(query_text=texts(b"\xffArla \xc3bell"))) == alone  # what is not UTF-8 is left out
+    assert items_of(ask, query(text="Arla bell" + " " * LONG)) == items_of(ask, query(text="Arla bell"))
+    known = [name.decode() for name in IDS[:4]]
+    others = [f"unknown{n}" for n in range(50_000)]
+    assert items_of(ask, query(history=[*others, *known])) == items_of(ask, query(history=known))
+    everything = items_of(ask, changed(exclude=np.array([IDS], object)))
+    assert everything == []
+
+
+def test_a_wav_file_is_heard_as_far_as_its_samples_are_there(ask):
+    whole = header()
+    lies = header(claims=2**32 - 1)
+    assert items_of(ask, query(audio=lies)) == items_of(ask, query(audio=whole))
+    bell = sound_of("bell", 77)
+    cut = items_of(ask, query(audio=bell[: len(bell) * 2 // 3]))
+    assert [kind_of(name) for name in cut[:10]].count("bell") >= 8
+    assert items_of(ask, query(audio=bell[:44])) == items_of(ask, query())  # a header alone says nothing
+
+
+def test_a_message_over_the_limit_never_reaches_the_model(ask):
+    with pytest.raises(ServingError) as caught:
+        ask(query(image=bytes(65 << 20)))
+    assert caught.value.code == grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_after_all_of_this_the_server_holds_about_what_it_held(server):
+    """Runs last: the requests above were its own warm-up."""
+    server.is_well()
+    assert server.megabytes("VmRSS") - server.idle < KEPT_MB

@@ -228,7 +228,7 @@ class Storefront(tf.Module):
             to the score; `history_shares` `[batch, n, length]`: by how much it would fall without each item.
         """
         cells = tf.shape(item_ids, tf.int64)[1] * tf.shape(query[schema.HISTORY], tf.int64)[1]
-        with tf.control_dependencies([_at_most(cells, MAX_CELLS, "items times the history's length")]):
+        with tf.control_dependencies([_at_most(cells, MAX_CELLS, "items times length of the history")]):
             encoded, _ = self._encode(query)
         of_modalities, of_history = self.shares(encoded, self.item_ids.rows(item_ids))
         return {
@@ -289,7 +289,7 @@ class Storefront(tf.Module):
         with tf.control_dependencies(self._unanswerable(query)):
             encoded = self.tastes(query)
         if self.search is not None:
-            text, image = query[schema.QUERY_TEXT], query[schema.QUERY_IMAGE]
+            text, image = tf.strings.strip(query[schema.QUERY_TEXT]), query[schema.QUERY_IMAGE]  # spaces say nothing
             audio = query[schema.QUERY_AUDIO]
             content = text, image, tf.fill([tf.shape(text)[0], 0], "")
             features, present = self.read(*content, audio) if self.reader.hears else self.read(*content)

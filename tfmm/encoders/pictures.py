@@ -18,6 +18,8 @@ from PIL import Image
 MAX_PIXELS = 64_000_000
 """Pixels that one picture may have (192 MB as RGB); 8000 x 8000."""
 
+_HEAD = 32  # bytes: as far as widths and heights stand
+
 VERSION = 1
 """Goes into fingerprints; raise it with any change that alters pixels."""
 
@@ -111,9 +113,10 @@ def _decode_picture(content: tf.Tensor) -> tf.Tensor:
 
 def _announced_pixels(content: tf.Tensor) -> tf.Tensor:
     """Returns width x height, int64, from the header of a JPEG, PNG, GIF or BMP; 0 for anything else."""
+    head = tf.strings.join([tf.strings.substr(content, 0, tf.minimum(_HEAD, tf.strings.length(content))), bytes(_HEAD)])
 
     def sides(start: int, dtype: tf.DType, *, little_endian: bool) -> tf.Tensor:
-        field = tf.strings.substr(content, start, 2 * dtype.size)
+        field = tf.strings.substr(head, start, 2 * dtype.size)
         return tf.abs(tf.cast(tf.io.decode_raw(field, dtype, little_endian=little_endian), tf.int64))
 
     def starts_with(signature: bytes) -> tf.Tensor:
