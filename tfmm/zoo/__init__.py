@@ -9,7 +9,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tfmm.arguments import did_you_mean
-from tfmm.zoo import bpr, ease, vbpr
+from tfmm.zoo import (
+    attention_fusion,
+    bpr,
+    dfmf,
+    ease,
+    gcn,
+    ials,
+    lightgcn,
+    mmfnet,
+    mmulcoonn,
+    mtmf,
+    personalised_sorter,
+    vbpr,
+)
 from tfmm.zoo.classics import ClassicConfig, classic
 from tfmm.zoo.data import Data, data_of
 from tfmm.zoo.fitted import Fitted, recommend
@@ -32,9 +45,19 @@ SYSTEMS: dict[str, System] = {
     **{name: System(classic(name), ClassicConfig()) for name in BASELINES},
     "ease_plain": System(ease.fit, ease.EaseConfig()),
     "ease_content": System(ease.fit, ease.WITH_CONTENT, content=True),
+    "ials": System(ials.fit, ials.IalsConfig()),
     "bpr": System(bpr.fit, bpr.BprConfig()),
     "vbpr": System(vbpr.fit, vbpr.VbprConfig(), content=True),
     "mf_features": System(vbpr.fit_features, vbpr.VbprConfig(), content=True),
+    "dfmf": System(dfmf.fit, dfmf.DfmfConfig(), content=True),
+    "mtmf": System(mtmf.fit, mtmf.MtmfConfig(), content=True),
+    "gcn": System(gcn.fit, gcn.GcnConfig()),
+    "lightgcn": System(lightgcn.fit, lightgcn.LightGcnConfig(neighbours=0)),
+    "lightgcn_content": System(lightgcn.fit, lightgcn.LightGcnConfig(), content=True),
+    "attention_fusion": System(attention_fusion.fit, attention_fusion.AttentionFusionConfig(), content=True),
+    "mmulcoonn": System(mmulcoonn.fit, mmulcoonn.MmulcoonnConfig(), content=True),
+    "mmfnet": System(mmfnet.fit, mmfnet.MmfnetConfig(), content=True),
+    "personalised_sorter": System(personalised_sorter.fit, personalised_sorter.SorterConfig(), content=True),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from tfmm import closed_form
 from tfmm.config import Config
 from tfmm.encoders.text import SubwordTokenizer, TextConfig, learn_subwords
-from tfmm.features import PRESENT, ItemFeatures, item_features
+from tfmm.features import ATTRIBUTES, PRESENT, ItemFeatures, item_features
 from tfmm.sources.dataset import Interactions
 from tfmm.splits import Queries
 from tfmm.stages import Shop
@@ -52,6 +52,14 @@ class Data:
     def present(self, modality: str) -> np.ndarray:
         """Returns `[num_items]` bool."""
         return self.items.columns[PRESENT][:-1, self.items.modalities.index(modality)]
+
+    def attribute_table(self) -> np.ndarray:
+        """Returns `[num_items, values]` bool: which values of the vocabulary an item has."""
+        tokens = self.items.columns[ATTRIBUTES][:-1].reshape(self.num_items, -1)
+        item, slot = np.nonzero(tokens)
+        has = np.zeros((self.num_items, len(self.items.vocabulary)), bool)
+        has[item, tokens[item, slot]] = True
+        return has
 
     def matrix(self) -> closed_form.sp.csr_matrix:
         """Returns `[num_users, num_items]` float32: 1 where a user had an item."""

@@ -67,11 +67,8 @@ def content_rows(data: Data) -> np.ndarray:
 
 def attribute_rows(data: Data) -> np.ndarray:
     """Returns `[num_items, terms]` float32: log(items / items with the value) where an item has it."""
-    tokens = data.items.columns[ATTRIBUTES][:-1].reshape(data.num_items, -1)
-    item, slot = np.nonzero(tokens)
-    has = np.zeros((data.num_items, len(data.items.vocabulary)), np.float32)
-    has[item, tokens[item, slot]] = 1.0
-    return has * np.log(data.num_items / np.maximum(has.sum(axis=0), 1)).astype(np.float32)
+    has = data.attribute_table()
+    return (has * np.log(data.num_items / np.maximum(has.sum(axis=0), 1))).astype(np.float32)
 
 
 def _best(data: Data, config: EaseConfig, settings: list[tuple[float, float]]) -> Baseline:

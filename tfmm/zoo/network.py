@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Optional
 
 import numpy as np
 import tensorflow as tf
@@ -59,16 +60,26 @@ class Content(tf.keras.layers.Layer):
         self.absent = self.add_weight(name="absent", shape=[len(self.names), self._dim], initializer="zeros")
         super().build(shape)
 
-    def call(self, rows: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
+    def call(
+        self, rows: tf.Tensor, training: bool = False, hidden: Optional[tf.Tensor] = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `[batch, modalities, dim]`, a learned vector where one is absent, and present `[batch, modalities]`.
 
         Args:
             rows: `[batch]` int32.
             training: whether dropout is on.
+            hidden: `[batch, modalities]` bool: what to take for absent.
         """
         vectors = tf.stack([self._one(name, rows, training) for name in self.names], axis=1)
         present = tf.gather(self._present, rows)
+        if hidden is not None:
+            present &= ~hidden
         return tf.where(present[..., tf.newaxis], vectors, self.absent), present
+
+    def side_by_side(self, rows: tf.Tensor, *, training: bool, hidden: Optional[tf.Tensor] = None) -> tf.Tensor:
+        """Returns `[batch, modalities * dim]`."""
+        vectors, _ = self(rows, training=training, hidden=hidden)
+        return tf.reshape(vectors, [-1, len(self.names) * self._dim])
 
     def _one(self, name: str, rows: tf.Tensor, training: bool) -> tf.Tensor:
         if name == ATTRIBUTES:
@@ -135,9 +146,15 @@ class FactorNetwork(tf.keras.Model):
 
 def embedding(rows: int, dim: int, name: str) -> tf.keras.layers.Embedding:
     """Returns a table of small random vectors; one initialiser each, for Keras draws the same twice from a shared."""
-    return tf.keras.layers.Embedding(
-        rows, dim, embeddings_initializer=tf.keras.initializers.RandomNormal(stddev=0.05), name=name
-    )
+    small = tf.keras.initializers.RandomNormal(stddev=0.05)
+    layer = tf.keras.layers.Embedding(rows, dim, embeddings_initializer=small, name=name)
+    layer.build(None)
+    return layer
+
+
+def unit(vectors: tf.Tensor) -> tf.Tensor:
+    """Returns the vectors at length 1."""
+    return tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-12)
 
 
 def pairwise(logits: tf.Tensor) -> tf.Tensor:

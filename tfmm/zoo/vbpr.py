@@ -31,7 +31,7 @@ class VbprConfig:
 
 
 def fit(data: Data, config: VbprConfig) -> Fitted:
-    """Returns VBPR: score = b_i + p_u . q_i + t_u . E f_i + c . f_i, trained pairwise (He & McAuley 2016, equation 4).
+    """Returns VBPR: score = b_i + p_u . q_i + t_u . E f_i + c . f_i, trained pairwise (He & McAuley 2016).
 
     f_i is the item's content: picture, text and attributes side by side, zero where missing; the paper has pictures.
     """
