@@ -24,7 +24,7 @@ class BprConfig:
 
     dim: int = 64
     l2: float = 1e-2
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=lambda: TrainingConfig(epochs=60, learning_rate=1e-2))
 
 
 def fit(data: Data, config: BprConfig) -> Fitted:

@@ -30,9 +30,7 @@ class GcnConfig:
     dim: int = 64
     layers: int = 2
     l2: float = 1e-3
-    training: TrainingConfig = dataclasses.field(
-        default_factory=lambda: TrainingConfig(batch_size=2_048, learning_rate=3e-3)
-    )
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
 def fit(data: Data, config: GcnConfig) -> Fitted:

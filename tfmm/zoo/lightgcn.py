@@ -30,9 +30,7 @@ class LightGcnConfig:
     layers: int = 2
     neighbours: int = 10
     l2: float = 1e-3
-    training: TrainingConfig = dataclasses.field(
-        default_factory=lambda: TrainingConfig(epochs=60, batch_size=2_048, learning_rate=1e-2)
-    )
+    training: TrainingConfig = dataclasses.field(default_factory=lambda: TrainingConfig(epochs=60, learning_rate=1e-2))
 
     def __post_init__(self) -> None:
         if self.layers < 0 or self.neighbours < 0:

@@ -33,7 +33,7 @@ class SorterConfig:
     dim: int = 64
     length: int = 20
     dropout: float = 0.1
-    training: TrainingConfig = dataclasses.field(default_factory=lambda: TrainingConfig(epochs=20, patience=4))
+    training: TrainingConfig = dataclasses.field(default_factory=lambda: TrainingConfig(epochs=12, patience=2))
 
 
 def fit(data: Data, config: SorterConfig) -> Fitted:

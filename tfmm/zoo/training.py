@@ -30,11 +30,11 @@ class TrainingConfig:
         learning_rate: of Adam.
     """
 
-    epochs: int = 40
-    patience: int = 5
-    batch_size: int = 1_024
+    epochs: int = 30
+    patience: int = 4
+    batch_size: int = 2_048
     negatives: int = 4
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

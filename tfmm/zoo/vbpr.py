@@ -27,7 +27,7 @@ class VbprConfig:
     dim: int = 32
     content_dim: int = 32
     l2: float = 1e-2
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=lambda: TrainingConfig(epochs=60, learning_rate=1e-2))
 
 
 def fit(data: Data, config: VbprConfig) -> Fitted:
