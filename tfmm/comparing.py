@@ -16,6 +16,7 @@ import numpy as np
 from tfmm import evaluation, measuring, results, sources, stages, zoo
 from tfmm.config import Config, parse_with
 from tfmm.evaluation import Lists
+from tfmm.features import ID
 from tfmm.report import write_report
 from tfmm.results import OURS
 from tfmm.stages import Shop
@@ -56,6 +57,14 @@ class Finished(NamedTuple):
     version: Path
     lists: Lists
     vectors: np.ndarray
+
+
+class Trained(NamedTuple):
+    """A system, how many seconds its training took, and its NDCG@10 on validation."""
+
+    fitted: zoo.Fitted
+    seconds: float
+    validation: float
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, CompareOptions]:
@@ -103,11 +112,10 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     if finished:
         shop = stages.finetuned(config, shop, directory=directory)
         run = open_run(config, options, shop, directory)
-    fitted, seconds = fit_all(zoo.data_of(config, shop), options)
-    found = measure(config, shop, fitted, seconds, run)
+    found = measure(config, shop, fit_all(zoo.data_of(config, shop), options), run)
     paths = [_write(directory / "compare.json", found)]
     if run is not None:
-        paths += _add_to_report(config, shop, run, found)
+        paths += add_to_report(config, shop, run, found)
     return found, paths
 
 
@@ -155,54 +163,45 @@ def open_run(config: Config, options: CompareOptions, shop: Shop, directory: Pat
     return Finished(directory, version, lists, vectors)
 
 
-def fit_all(data: zoo.Data, options: CompareOptions) -> tuple[dict[str, zoo.Fitted], dict[str, float]]:
-    """Returns the systems, trained, and how many seconds each took.
+def fit_all(data: zoo.Data, options: CompareOptions) -> dict[str, Trained]:
+    """Returns the systems, trained.
 
     The report's baselines are always among them; of "all", those that need content are left out where there is none.
     """
     names = zoo.chosen(options.systems)
     wanted = [name for name in zoo.SYSTEMS if name in names or name in zoo.BASELINES]
-    bare = not set(data.items.modalities) - {"id"}
-    if bare and "all" in options.systems.split(","):
+    if names == list(zoo.SYSTEMS) and not set(data.items.modalities) - {ID}:
         wanted = [name for name in wanted if not zoo.SYSTEMS[name].content]
         _log.warning("The products have no content: systems that need some are left out.")
-    fitted, seconds = {}, {}
+    trained = {}
     for number, name in enumerate(wanted, start=1):
         _log.info("[%d/%d] %s", number, len(wanted), name)
         started = time.monotonic()
-        fitted[name] = zoo.SYSTEMS[name].fit(data, zoo.SYSTEMS[name].config)
-        seconds[name] = time.monotonic() - started
-    return fitted, seconds
+        fitted = zoo.SYSTEMS[name].fit(data, zoo.SYSTEMS[name].config)
+        trained[name] = Trained(fitted, time.monotonic() - started, validation_ndcg(fitted, data))
+    return trained
 
 
-def measure(
-    config: Config,
-    shop: Shop,
-    fitted: Mapping[str, zoo.Fitted],
-    seconds: Mapping[str, float],
-    run: Optional[Finished],
-) -> dict[str, Any]:
+def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], run: Optional[Finished]) -> dict[str, Any]:
     """Returns `compare.json` as a value: every system on the test queries, and against the reference.
 
     The reference is the run's retrieval+reranker, or else the baseline that is best on validation.
     """
-    data, queries, count = zoo.data_of(config, shop), shop.parts.test, len(shop.table)
+    queries, count = shop.parts.test, len(shop.table)
     parts = evaluation.slices(queries, shop.parts.refit, num_items=count, tail_share=config.evaluation.tail_share)
     popularity = np.bincount(shop.parts.refit.item, minlength=count).astype(np.float32)
-    lists = {name: zoo.recommend(system, queries, shop.table.launched) for name, system in fitted.items()}
-    validation = {name: validation_ndcg(system, data) for name, system in fitted.items()}
-    reference = max(zoo.BASELINES, key=lambda name: validation[name])
+    lists = {name: zoo.recommend(system.fitted, queries, shop.table.launched) for name, system in trained.items()}
+    reference = max(zoo.BASELINES, key=lambda name: trained[name].validation)
     if run is not None:
         reference, lists[OURS] = OURS, run.lists
+    vectors = None if run is None else run.vectors
     entries = {
-        name: evaluation.summary(
-            found, queries, parts, vectors=None if run is None else run.vectors, popularity=popularity
-        )
+        name: evaluation.summary(found, queries, parts, vectors=vectors, popularity=popularity)
         for name, found in lists.items()
     }
-    for name, system in fitted.items():
-        said = {"settings": dict(system.settings), "seconds": seconds[name], "curves": dict(system.curves)}
-        entries[name].update(said, validation={_PRIMARY: validation[name]})
+    for name, system in trained.items():
+        said = {"settings": dict(system.fitted.settings), "curves": dict(system.fitted.curves)}
+        entries[name].update(said, seconds=system.seconds, validation={_PRIMARY: system.validation})
     return {
         "dataset": results.describe(shop),
         "protocol": results.protocol_of(shop),
@@ -217,10 +216,11 @@ def measure(
     }
 
 
-def _add_to_report(config: Config, shop: Shop, run: Finished, found: Mapping[str, Any]) -> list[Path]:
+def add_to_report(config: Config, shop: Shop, run: Finished, found: Mapping[str, Any]) -> list[Path]:
     """Returns the run's report and page, rewritten with the systems that it did not have.
 
-    They join its tables and comparisons. They stay out of its plots, which can tell eight systems apart.
+    They join its tables and comparisons. They stay out of its plots, which can tell eight systems apart. `tfmm
+    evaluate` writes the report without them.
     """
     report = dict(measuring.read_json(run.directory / "report.json"))
     added = [name for name in found["systems"] if name not in (OURS, *zoo.BASELINES)]
