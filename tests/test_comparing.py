@@ -75,14 +75,20 @@ def test_an_unknown_system_ends_in_a_sentence_with_the_nearest(capsys):
         comparing.parse(["--systems", "vpbr"])
 
 
-def test_a_run_on_other_data_or_another_split_is_refused(run):
+def test_a_run_on_other_data_or_another_split_is_refused(run, tmp_path):
     config, _ = comparing.parse(["--run", str(run)])
     assert comparing._check_run(config, run, "abc")
     with pytest.raises(ValueError, match="got other data"):
         comparing._check_run(config, run, "abd")
     moved = dataclasses.replace(config, splits=dataclasses.replace(config.splits, test_share=0.2))
-    with pytest.raises(ValueError, match="got other settings of splits"):
+    with pytest.raises(ValueError, match="got other values of splits"):
         comparing._check_run(moved, run, "abc")
+    wider = dataclasses.replace(config, towers=dataclasses.replace(config.towers, dim=24))
+    assert comparing._check_run(wider, run, "abc")  # of a run that is named, flags may change other things
+    with pytest.raises(ValueError, match="got other values of towers"):
+        comparing._check_run(dataclasses.replace(wider, run=None), run, "abc")
+    unnamed = dataclasses.replace(config, run=None, runs=tmp_path / "moved")
+    assert comparing._check_run(unnamed, run, "abc")
     assert not comparing._check_run(config, run / "elsewhere", "abd")
 
 

@@ -119,17 +119,26 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     return found, paths
 
 
+_ELSEWHERE = ("run", "runs", "saved_models", "records", "resume")  # settings that change no figure
+
+
 def _check_run(config: Config, directory: Path, fingerprint: str) -> bool:
-    """Returns whether a run stands finished there."""
+    """Returns whether a run stands finished there; of one that was not named, all settings must be these."""
     if not (directory / "run.json").is_file():
         return False
     said = measuring.read_json(directory / "run.json")
-    same = said["data"] == fingerprint, said["configuration"]["splits"] == config.to_dict()["splits"]
-    if not all(same):
-        other = "data" if not same[0] else "settings of splits.*"
+    if said["data"] != fingerprint:
         raise ValueError(
-            f"Expected the run in {directory} to have the same data and splits, got other {other}: leave out the flags "
-            f"that differ, or give --run another name."
+            f"Expected the run in {directory} to have this data ({fingerprint[:8]}), got other data "
+            f"({said['data'][:8]}): leave out the flags that differ, or give --run another name."
+        )
+    settings, before = json.loads(json.dumps(config.to_dict(), default=str)), said["configuration"]
+    checked = set(settings) - set(_ELSEWHERE) if config.run is None else {"splits"}
+    other = sorted(name for name in checked if settings[name] != before.get(name))
+    if other:
+        raise ValueError(
+            f"Expected the run in {directory} to have the same settings, got other values of {', '.join(other)}: name "
+            f"it (--run {directory}) to take its settings, or give --run another name."
         )
     path = directory / "report.json"
     return path.is_file() and OURS in measuring.read_json(path)["models"]

@@ -48,7 +48,8 @@ def fit(data: Data, config: LightGcnConfig) -> Fitted:
     def make() -> FactorNetwork:
         return _LightGcn(data, config)
 
-    return train(make, data, config.training, name="lightgcn", examples=pairs(data))
+    name = "lightgcn_content" if config.neighbours else "lightgcn"
+    return train(make, data, config.training, name=name, examples=pairs(data))
 
 
 class _LightGcn(FactorNetwork):
