@@ -140,6 +140,25 @@ def test_a_run_s_report_gets_the_systems_and_keeps_what_it_had(run):
     assert "ease<wbr>" in paths[1].read_text() or "ease_<wbr>plain" in paths[1].read_text()
 
 
+def test_systems_compared_before_stay_where_reference_and_test_are_the_same(tmp_path):
+    path, found = tmp_path / "compare.json", json.loads(json.dumps(measured(ours())))
+    assert comparing.joined(path, found) == found
+    earlier = copy.deepcopy(found)
+    earlier["systems"]["vbpr"] = earlier["systems"].pop("ease_plain")
+    for row in earlier["comparisons"]:
+        row["a"] = row["a"].replace("ease_plain", "vbpr")
+    path.write_text(json.dumps(earlier))
+    both = comparing.joined(path, found)
+    assert set(both["systems"]) == {*found["systems"], "vbpr"}
+    assert [row["a"] for row in both["comparisons"]] == ["vbpr", *(row["a"] for row in found["comparisons"])]
+    for part, other in (("seed", 9), ("reference", "ease"), ("protocol", {"queries": 1})):
+        path.write_text(json.dumps({**earlier, part: other}))
+        assert comparing.joined(path, found) == found
+    earlier["systems"][OURS]["metrics"]["ndcg@10"]["mean"] += 0.01  # another model
+    path.write_text(json.dumps(earlier))
+    assert comparing.joined(path, found) == found
+
+
 def test_the_table_shows_every_system_the_best_first():
     console = Console(width=160, record=True, file=io.StringIO())
     found = copy.deepcopy(measured(ours()))

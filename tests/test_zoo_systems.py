@@ -165,3 +165,20 @@ def test_an_unknown_system_names_the_nearest():
 def test_systems_come_in_the_order_of_the_table_each_once():
     assert zoo.chosen("vbpr, popularity,vbpr") == ["popularity", "vbpr"]
     assert zoo.chosen("all") == list(zoo.SYSTEMS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, system in zoo.SYSTEMS.items() if system.content])
+@pytest.mark.parametrize("kept", ["image", ATTRIBUTES])
+def test_a_shop_with_one_kind_of_content_is_enough(name, kept):
+    """As of videos that are vectors alone, or of products that are attributes alone."""
+    items = data().items
+    columns = {**items.columns, PRESENT: items.columns[PRESENT][:, [0, items.modalities.index(kept)]]}
+    items = dataclasses.replace(items, columns=columns, modalities=("id", kept))
+    poor = dataclasses.replace(data(), items=items, tokens=np.zeros_like(data().tokens), vocabulary_size=1)
+    config = small(zoo.SYSTEMS[name].config)
+    if hasattr(config, "training"):
+        config = dataclasses.replace(config, training=dataclasses.replace(TRAINING, epochs=1))
+    with shops.eagerly():
+        scores = zoo.SYSTEMS[name].fit(poor, config).scores(test_queries())
+    assert np.isfinite(scores).all() and np.ptp(scores) > 0

@@ -31,7 +31,10 @@ class MmfnetConfig:
     dim: int = 64
     l2: float = 1e-3
     attribute_weight: float = 0.1
-    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    training: TrainingConfig = dataclasses.field(
+        # A step reads the words of most of the catalogue whatever its size: few large ones cost least.
+        default_factory=lambda: TrainingConfig(batch_size=8_192, learning_rate=1e-2)
+    )
 
 
 def fit(data: Data, config: MmfnetConfig) -> Fitted:
