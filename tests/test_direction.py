@@ -15,14 +15,15 @@ ORDER = (
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
     *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "asking", "tagging", "reading"),
     *("index", "candidates", "reranking", "service", "export", "serving", "reindexing", "evaluation", "audience"),
-    *("report", "config", "stages", "gallery", "results", "train", "measuring", "cli"),
+    *("report", "config", "stages", "gallery", "results", "zoo", "train", "measuring"),
+    *("comparing", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 
 WITH_TENSORFLOW = (
     *("schema", "encoders", "records", "pipelines", "fusion", "towers", "losses", "retrieval", "index", "candidates"),
     *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "tagging", "reading"),
-    *("reranking", "service", "export", "serving", "reindexing", "evaluation", "stages", "measuring"),
+    *("reranking", "service", "export", "serving", "reindexing", "evaluation", "stages", "zoo", "measuring"),
     "sources.movielens_download",
 )
 OWNERS = {

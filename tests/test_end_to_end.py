@@ -252,6 +252,31 @@ def test_measuring_the_export_again_gives_the_report_again(trained):
             assert again == pytest.approx(values["ndcg@10"]["mean"], abs=1e-3), (group, name)
 
 
+def test_comparing_adds_systems_to_the_report_and_leaves_its_own_figures_alone(trained):
+    directory = trained[0]
+    run = only((directory / "runs").iterdir())
+    before = json.loads((run / "report.json").read_text())
+    code = "import sys; from tfmm.cli import main; sys.exit(main())"
+    flags = ["--run", str(run.relative_to(directory)), "--systems", "ials,lightgcn_content", "--version", "1"]
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "compare", *flags],
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        timeout=PATIENCE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads((run / "compare.json").read_text())
+    after = checked(json.loads((run / "report.json").read_text()))
+    assert set(after["models"]) == {*before["models"], "ials", "lightgcn_content"}
+    assert {name: after["models"][name] for name in before["models"]} == before["models"]
+    for name, entry in found["systems"].items():  # the baselines and ours were measured again, to the same figures
+        assert entry["metrics"]["ndcg@10"]["mean"] == pytest.approx(after["models"][name]["metrics"]["ndcg@10"]["mean"])
+        assert name in ran.stdout
+    assert "lightgcn" in (run / "index.html").read_text()
+
+
 # --- Killed ----------------------------------------------------------------------------------------------------------
 
 

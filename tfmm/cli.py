@@ -200,6 +200,22 @@ def _evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
+def _compare(argv: Sequence[str]) -> int:
+    from tfmm.comparing import compare, parse
+    from tfmm.report.terminal import comparison
+
+    config, options = parse(list(argv))
+    _show_log()
+    found, paths = compare(config, options)
+    out = Console()
+    if not out.is_terminal:
+        out.width = 140  # a file has no width of its own
+    comparison(found, out)
+    for path in paths:
+        Console(soft_wrap=True).print(f"wrote    {path}", highlight=False)
+    return 0
+
+
 def _recommend(argv: Sequence[str]) -> int:
     options = read(RecommendOptions, argv, prog="tfmm recommend", description=_VERBS["recommend"][0])
     from tfmm.serving.queries import Query
@@ -305,6 +321,7 @@ def _report(argv: Sequence[str]) -> int:
 _VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("Train, export and measure on a shop's data: the same as python train.py.", _train),
     "evaluate": ("Measure an exported version again, on the same test, and write its report again.", _evaluate),
+    "compare": ("Train the field's systems on the same data, and show them beside a run's own figures.", _compare),
     "recommend": ("Ask for recommendations: a table, or a page with pictures.", _recommend),
     "audience": ("List the shoppers who are likeliest to want a product next.", _audience),
     "index": ("Add products to the newest version, or remove some, without training: writes the next one.", _index),

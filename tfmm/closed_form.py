@@ -124,7 +124,12 @@ def item_knn(matrix: sp.csr_matrix, *, neighbours: int, shrink: float = 0.0) -> 
 
 
 def ease(
-    matrix: sp.csr_matrix, *, l2: float, user_weights: Optional[np.ndarray] = None, dtype: type = np.float64
+    matrix: sp.csr_matrix,
+    *,
+    l2: float,
+    user_weights: Optional[np.ndarray] = None,
+    content: Optional[np.ndarray] = None,
+    dtype: type = np.float64,
 ) -> np.ndarray:
     """Returns `[num_items, num_items]` float32, zero on the diagonal: EASE (Steck 2019, equation 8).
 
@@ -137,11 +142,14 @@ def ease(
         matrix: `[users, num_items]` interactions; weights within a row (recency) are fitted as they are.
         l2: greater than 0; grows with the number of users: 100-1000 for tens of thousands.
         user_weights: `[users]`, how much each user counts in X'X; 1 where None.
+        content: `[num_items, num_items]`, positive semidefinite: added to X'X, as further users' rows would be.
         dtype: of the inverse: np.float64 or np.float32.
     """
     if l2 <= 0:
         raise ValueError(f"Expected l2 > 0 (without it X'X may have no inverse), got {l2}.")
     gram = _gram(matrix.astype(dtype), user_weights, dtype)
+    if content is not None:
+        gram += content
     gram[np.diag_indices_from(gram)] += l2
     weights = _inverse(gram).astype(np.float32, copy=False)
     weights /= -np.diag(weights).copy()[np.newaxis, :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 from tfmm.alignment import AlignmentConfig
 from tfmm.arguments import Parser, build, parser_of
@@ -118,10 +118,24 @@ def parse(argv: Optional[Sequence[str]] = None) -> Config:
 
     Exits with a sentence that names the nearest right flag where one is unknown.
     """
-    parser = _parser("train.py")
+    return parse_with(_Nothing, argv, prog="train.py")[0]
+
+
+T = TypeVar("T")
+
+
+def parse_with(options: type[T], argv: Optional[Sequence[str]] = None, *, prog: str) -> tuple[Config, T]:
+    """Returns the configuration, and the options of a verb that takes them beside it."""
+    parser = _parser(prog, options)
     chosen = parser.parse_args(argv)  # once for source and size, wherever they stand: they decide what is default
     parser.set_defaults(presets(chosen.source, chosen.size))
-    return build(Config, parser, parser.parse_args(argv))
+    values = parser.parse_args(argv)
+    return build(Config, parser, values), build(options, parser, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Nothing:
+    """No options beside the configuration."""
 
 
 def restored(settings: Mapping[str, Any], *, place: str = "run.json") -> Config:
@@ -186,7 +200,9 @@ def presets(source: str, size: str) -> dict[str, Any]:
     return values
 
 
-def _parser(prog: str) -> Parser:
-    parser = parser_of(Config, prog=prog, description="Train, export and measure a recommender on a shop's data.")
+def _parser(prog: str, *others: type) -> Parser:
+    parser = parser_of(
+        Config, *others, prog=prog, description="Train, export and measure a recommender on a shop's data."
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
     return parser

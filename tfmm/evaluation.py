@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -181,20 +181,23 @@ def slices(queries: Queries, events: Interactions, *, num_items: int, tail_share
     )
 
 
-def summary(lists: Lists, queries: Queries, parts: Slices, *, vectors: np.ndarray, popularity: np.ndarray) -> dict:
+def summary(
+    lists: Lists, queries: Queries, parts: Slices, *, vectors: Optional[np.ndarray], popularity: np.ndarray
+) -> dict:
     """Returns a system's entry of `report.json`: metrics and slices, with intervals.
 
     Args:
         lists: what the system recommends.
         queries: the test.
         parts: of `slices`.
-        vectors: `[num_items, dim]`, in which lists are diverse or not.
+        vectors: `[num_items, dim]`, in which lists are diverse or not; where None, diversity is left out.
         popularity: `[num_items]` training events, by which lists are novel or not.
     """
     results = measure(lists, queries.targets)
     shown = {name: values for name, values in results.items() if name.split("@")[0] in METRICS}
     num_items = len(popularity)
-    shown["diversity@10"] = metrics.diversity(lists.rows, vectors, k=10)
+    if vectors is not None:
+        shown["diversity@10"] = metrics.diversity(lists.rows, vectors, k=10)
     shown["novelty@10"] = metrics.novelty(lists.rows, popularity, k=10)
     entry = {name: interval(values, queries.user) for name, values in shown.items()}
     entry["coverage@10"] = _exact(metrics.coverage(lists.rows, num_items=num_items, k=10), len(queries))
@@ -267,12 +270,12 @@ class Baseline:
         return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
 
     def _some(self, queries: Queries) -> Lists:
-        if self.static is not None:
-            return lists_of_scores(np.tile(self.static, (len(queries), 1)), queries.history)
-        return lists_of_scores(self.score(queries), queries.history)
+        return lists_of_scores(self.scores(queries), queries.history)
 
-    def score(self, queries: Queries) -> np.ndarray:
+    def scores(self, queries: Queries) -> np.ndarray:
         """Returns `[queries, num_items]`."""
+        if self.static is not None:
+            return np.tile(self.static, (len(queries), 1))
         if self.weights is None:
             raise ValueError(f"Expected item-item weights of {self.name}, got none.")
         num_items = self.weights.shape[0]
@@ -298,19 +301,28 @@ def fit_baselines(events: Interactions, validation: Queries, *, num_users: int, 
         num_users: of the dataset.
         num_items: of the catalogue.
     """
-    now = int(events.time.max())
+    choices = baseline_choices(events, num_users=num_users, num_items=num_items)
+    return {name: best_choice(choices[name], validation) for name in track(choices, "fitting baselines")}
+
+
+def best_choice(choices: Iterable[Baseline], validation: Queries) -> Baseline:
+    """Returns the one with the highest NDCG@10 on validation."""
+    return max(choices, key=lambda baseline: mean_ndcg(baseline.lists(validation), validation))
+
+
+def baseline_choices(events: Interactions, *, num_users: int, num_items: int) -> dict[str, Iterator[Baseline]]:
+    """Returns name -> one baseline a setting to choose from, each fitted when it is asked for."""
     matrix = closed_form.interaction_matrix(events.user, events.item, num_users=num_users, num_items=num_items)
-    options: list[Iterator[Baseline]] = [
-        iter([Baseline("popularity", {}, static=closed_form.popularity(events.item, num_items=num_items))]),
-        _recent(events, now, num_items),
-        _neighbours(matrix),
-        _ease(matrix),
-    ]
-    chosen = {}
-    for choices in track(options, "fitting baselines"):
-        best = max(choices, key=lambda baseline: mean_ndcg(baseline.lists(validation), validation))
-        chosen[best.name] = best
-    return chosen
+    return {
+        "popularity": _popular(events, num_items),
+        "recent_popularity": _recent(events, int(events.time.max()), num_items),
+        "item_knn": _neighbours(matrix),
+        "ease": _ease(matrix),
+    }
+
+
+def _popular(events: Interactions, num_items: int) -> Iterator[Baseline]:
+    yield Baseline("popularity", {}, static=closed_form.popularity(events.item, num_items=num_items))
 
 
 def _recent(events: Interactions, now: int, num_items: int) -> Iterator[Baseline]:

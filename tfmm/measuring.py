@@ -54,13 +54,13 @@ def measure(
         ValueError: where the data or the version are not those of the run.
         FileNotFoundError: where there is no such run or version.
     """
-    said = _read_json(run / "run.json")
+    said = read_json(run / "run.json")
     config = restored(said["configuration"], place=str(run / "run.json"))
     directory = find_version((saved_models or config.saved_models) / MODEL, version)
     stages.set_seed(config.seed)
     known = load_catalogue(config, fingerprint=said["data"])
-    _check_catalogue(directory, known)
-    before = _read_json(run / "report.json") if (run / "report.json").is_file() else {}
+    check_catalogue(directory, known)
+    before = read_json(run / "report.json") if (run / "report.json").is_file() else {}
     measured = _measure_shop if len(known.dataset.interactions) else _measure_search
     report, rows = measured(config, known, directory, run, before)
     again = f"tfmm evaluate --run {run} --saved_models {directory.parent.parent} --version {directory.name}"
@@ -128,7 +128,7 @@ def audience_of(run: Path, item: str, *, saved_models: Optional[Path] = None) ->
         ValueError: no shoppers, no such product, or other data than the run's.
         FileNotFoundError: where there is no such run or version.
     """
-    said = _read_json(run / "run.json")
+    said = read_json(run / "run.json")
     config = restored(said["configuration"], place=str(run / "run.json"))
     directory = newest_version((saved_models or config.saved_models) / MODEL)
     wares = read_catalogue(directory)
@@ -245,7 +245,8 @@ def find_version(model: Path, version: Optional[int]) -> Path:
     return found[version]
 
 
-def _check_catalogue(directory: Path, shop: Catalogue) -> None:
+def check_catalogue(directory: Path, shop: Catalogue) -> None:
+    """Raises ValueError where an exported version knows other items than the shop has."""
     exported, ids = read_catalogue(directory).titles, shop.dataset.items.ids
     if exported and list(exported) != list(ids):
         raise ValueError(
@@ -254,7 +255,8 @@ def _check_catalogue(directory: Path, shop: Catalogue) -> None:
         )
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
+def read_json(path: Path) -> Mapping[str, Any]:
+    """Returns what a file of a run holds."""
     if not path.is_file():
         raise FileNotFoundError(
             f"Expected {path}, found no such file. Name the directory of a run, such as runs/<run>."

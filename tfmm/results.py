@@ -116,14 +116,8 @@ def build_report(
         entries[name]["settings"] = dict(baseline.settings)
     report: dict[str, Any] = {
         "schema_version": 1,
-        "dataset": _dataset(shop),
-        "protocol": {
-            **shop.parts.protocol,
-            "queries": len(queries),
-            "shoppers": len(np.unique(queries.user)),
-            "ranking": "the whole catalogue; items of the history are excluded; ties are broken against us",
-            "intervals": "95% percentile bootstrap over shoppers",
-        },
+        "dataset": describe(shop),
+        "protocol": protocol_of(shop),
         "models": entries,
         "comparisons": _comparisons(systems, queries),
         "ablations": _ablations(config, shop, retriever, directory),
@@ -143,6 +137,18 @@ def build_report(
     return report
 
 
+def protocol_of(shop: Shop) -> dict[str, Any]:
+    """Returns how the shop was cut and systems are measured, in words and numbers."""
+    queries = shop.parts.test
+    return {
+        **shop.parts.protocol,
+        "queries": len(queries),
+        "shoppers": len(np.unique(queries.user)),
+        "ranking": "the whole catalogue; items of the history are excluded; ties are broken against us",
+        "intervals": "95% percentile bootstrap over shoppers",
+    }
+
+
 def search_report(
     config: Config,
     shop: Catalogue,
@@ -157,7 +163,7 @@ def search_report(
     asking = shop.asking
     return {
         "schema_version": 1,
-        "dataset": _dataset(shop),
+        "dataset": describe(shop),
         "protocol": {
             "products trained on": len(asking.train),
             "products of validation": len(asking.validation),
@@ -193,7 +199,8 @@ def spoken_vectors(hearing: Hearing, spoken: SpokenQueries, config: SoundConfig)
     return vectors.numpy()
 
 
-def _dataset(shop: Catalogue) -> dict[str, Any]:
+def describe(shop: Catalogue) -> dict[str, Any]:
+    """Returns what the data is and how much of it there is."""
     dataset, table = shop.dataset, shop.table
     cold = {"cold items": int(shop.parts.cold_items(len(table)).sum())} if isinstance(shop, Shop) else {}
     present = {f"items with {name}": int(mask.sum()) for name, mask in table.present.items()}

@@ -22,6 +22,33 @@ def headline(report: Mapping[str, Any], console: Console) -> None:
         _show_kinds(report["tagging"], console, title="attributes told", first="field", unit="products")
 
 
+def comparison(found: Mapping[str, Any], console: Console) -> None:
+    """Prints every system that was compared, the best first, and how far each is from the reference."""
+    protocol, reference = found["protocol"], found["reference"]
+    table = Table(
+        title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked",
+        caption="A difference below what could be detected is no win. Epochs and settings were chosen on validation.",
+    )
+    table.add_column("system", no_wrap=True)
+    for name in ("ndcg@10", "recall@10", f"above {reference}", "p", "detectable", "seconds"):
+        table.add_column(name, justify="right")
+    against = {row["a"]: row for row in found["comparisons"]}
+    systems = sorted(found["systems"].items(), key=lambda pair: -pair[1]["metrics"]["ndcg@10"]["mean"])
+    for name, entry in systems:
+        cells = [_cell(entry["metrics"][metric]) for metric in ("ndcg@10", "recall@10")]
+        took = f"{entry['seconds']:.0f}" if "seconds" in entry else ""
+        table.add_row(name, *cells, *_difference(against.get(name)), took, style="bold" if name == reference else "")
+    console.print(table)
+
+
+def _difference(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if row is None:
+        return "", "", ""
+    low, high = row["ci95"]
+    ends = rf"{row['difference']:+.4f} \[{low:+.4f}, {high:+.4f}]"
+    return ends, f"{row['p']:.4f}", f"{row['minimum_detectable_effect']:.4f}"
+
+
 def _show_kinds(kinds: Mapping[str, Any], console: Console, *, title: str, first: str, unit: str) -> None:
     """Prints one row a kind of question."""
     metrics = list(dict.fromkeys(name for found in kinds.values() for name in found))

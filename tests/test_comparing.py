@@ -1,0 +1,204 @@
+"""`tfmm compare`: whose settings count, what is compared with what, and what becomes of a run's report."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import io
+import json
+
+import numpy as np
+import pytest
+import shops
+import test_report
+from rich.console import Console
+
+from tfmm import comparing, evaluation, zoo
+from tfmm.comparing import CompareOptions, Finished, Trained
+from tfmm.config import parse
+from tfmm.report import terminal
+from tfmm.results import OURS
+
+SYSTEMS = (*zoo.BASELINES, "ease_plain")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The directory of a finished run, made with other settings than the default."""
+    directory = tmp_path / "runs" / "mine"
+    directory.mkdir(parents=True)
+    config = dataclasses.replace(shops.CONFIG, seed=5, runs=tmp_path / "runs")
+    said = {"configuration": json.loads(json.dumps(config.to_dict())), "data": "abc"}
+    (directory / "run.json").write_text(json.dumps(said))
+    report = test_report.without_plots()
+    report["models"][OURS]["slices"] = {}
+    (directory / "report.json").write_text(json.dumps(report))
+    return directory
+
+
+@functools.cache
+def trained() -> dict[str, Trained]:
+    data = zoo.data_of(shops.CONFIG, shops.shop())
+    return comparing.fit_all(data, CompareOptions(systems="ease_plain"))
+
+
+def ours() -> Finished:
+    """Returns a run whose lists are those of the best popularity."""
+    lists = zoo.recommend(trained()["popularity"].fitted, shops.shop().parts.test, shops.shop().table.launched)
+    return Finished(shops.shop().records, shops.shop().records / "7", lists, np.eye(shops.ITEMS))
+
+
+def measured(run: Finished | None) -> dict:
+    return comparing.measure(shops.CONFIG, shops.shop(), trained(), run)
+
+
+def test_the_settings_are_the_run_s_and_a_flag_goes_before_them(run):
+    config, options = comparing.parse(["--run", str(run), "--systems", "bpr,ease", "--towers.dim", "24"])
+    assert (config.seed, config.towers.max_length, config.towers.dim) == (5, 8, 24)
+    assert options == CompareOptions(systems="bpr,ease")
+    assert comparing.run_directory(config) == run
+    named, _ = comparing.parse(["--run", "mine", "--runs", str(run.parent)])
+    assert named.seed == 5 and comparing.run_directory(named) == run
+
+
+def test_a_run_that_is_not_there_is_an_error_and_a_new_name_is_not(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no run.json"):
+        comparing.parse(["--run", str(tmp_path / "nowhere")])
+    config, _ = comparing.parse(["--run", "new", "--runs", str(tmp_path)])
+    assert config == dataclasses.replace(comparing.parse([])[0], run="new", runs=tmp_path)
+    assert comparing.run_directory(config) == tmp_path / "new"
+
+
+def test_an_unknown_system_ends_in_a_sentence_with_the_nearest(capsys):
+    with pytest.raises(SystemExit, match="Did you mean vbpr?"):
+        comparing.parse(["--systems", "vpbr"])
+
+
+def test_a_run_on_other_data_or_another_split_is_refused(run, tmp_path):
+    config, _ = comparing.parse(["--run", str(run)])
+    assert comparing._check_run(config, run, "abc")
+    with pytest.raises(ValueError, match="got other data"):
+        comparing._check_run(config, run, "abd")
+    moved = dataclasses.replace(config, splits=dataclasses.replace(config.splits, test_share=0.2))
+    with pytest.raises(ValueError, match="got other values of splits"):
+        comparing._check_run(moved, run, "abc")
+    wider = dataclasses.replace(config, towers=dataclasses.replace(config.towers, dim=24))
+    assert comparing._check_run(wider, run, "abc")  # of a run that is named, flags may change other things
+    with pytest.raises(ValueError, match="got other values of towers"):
+        comparing._check_run(dataclasses.replace(wider, run=None), run, "abc")
+    unnamed = dataclasses.replace(config, run=None, runs=tmp_path / "moved")
+    assert comparing._check_run(unnamed, run, "abc")
+    assert not comparing._check_run(config, run / "elsewhere", "abd")
+
+
+def test_without_a_run_the_reference_is_the_baseline_that_validation_finds_best():
+    found = measured(None)
+    validation = {name: found["systems"][name]["validation"]["ndcg@10"] for name in zoo.BASELINES}
+    assert found["reference"] == max(validation, key=lambda name: validation[name])
+    assert set(found["systems"]) == set(SYSTEMS)
+    assert {row["a"] for row in found["comparisons"]} == set(SYSTEMS) - {found["reference"]}
+    assert {row["b"] for row in found["comparisons"]} == {found["reference"]}
+
+
+def test_every_figure_is_the_report_s_own_function_of_the_lists():
+    found, shop = measured(ours()), shops.shop()
+    baselines = evaluation.fit_baselines(
+        shop.parts.refit, shop.parts.validation, num_users=shops.USERS, num_items=shops.ITEMS
+    )
+    for name in zoo.BASELINES:  # the systems of the zoo by these names are the report's baselines
+        expected = evaluation.mean_ndcg(baselines[name].lists(shop.parts.test), shop.parts.test)
+        assert found["systems"][name]["metrics"]["ndcg@10"]["mean"] == pytest.approx(expected)
+        assert found["systems"][name]["settings"] == baselines[name].settings
+    against = {row["a"]: row for row in found["comparisons"]}
+    means = {name: entry["metrics"]["ndcg@10"]["mean"] for name, entry in found["systems"].items()}
+    assert found["reference"] == OURS and set(against) == set(SYSTEMS)
+    for name, row in against.items():
+        assert row["difference"] == pytest.approx(means[name] - means[OURS])
+    assert against["popularity"]["difference"] == 0.0 and against["popularity"]["p"] == 1.0  # it made OURS here
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_run_s_report_gets_the_systems_and_keeps_what_it_had(run):
+    before = json.loads((run / "report.json").read_text())
+    found = measured(ours())
+    placed = ours()._replace(directory=run)
+    for _ in range(2):  # a second time changes nothing
+        paths = comparing.add_to_report(shops.CONFIG, shops.shop(), placed, found)
+        after = json.loads((run / "report.json").read_text())
+        assert list(after["models"]) == [*before["models"], "ease_plain"]
+        assert {name: after["models"][name] for name in before["models"]} == before["models"]
+        assert after["comparisons"][:-1] == before["comparisons"]
+        row = next(row for row in found["comparisons"] if row["a"] == "ease_plain")
+        added = after["comparisons"][-1]
+        assert (added["a"], added["b"], added["difference"]) == (OURS, "ease_plain", -row["difference"])
+        assert added["ci95"] == [-row["ci95"][1], -row["ci95"][0]]
+        assert after["reproduce"] == [
+            *before["reproduce"],
+            f"tfmm compare --run {run} --systems ease_plain --version 7",
+        ]
+    assert "ease<wbr>" in paths[1].read_text() or "ease_<wbr>plain" in paths[1].read_text()
+
+
+def test_systems_compared_before_stay_where_reference_and_test_are_the_same(tmp_path):
+    path, found = tmp_path / "compare.json", json.loads(json.dumps(measured(ours())))
+    assert comparing.joined(path, found) == found
+    earlier = copy.deepcopy(found)
+    earlier["systems"]["vbpr"] = earlier["systems"].pop("ease_plain")
+    for row in earlier["comparisons"]:
+        row["a"] = row["a"].replace("ease_plain", "vbpr")
+    path.write_text(json.dumps(earlier))
+    both = comparing.joined(path, found)
+    assert set(both["systems"]) == {*found["systems"], "vbpr"}
+    assert [row["a"] for row in both["comparisons"]] == ["vbpr", *(row["a"] for row in found["comparisons"])]
+    for part, other in (("seed", 9), ("reference", "ease"), ("protocol", {"queries": 1})):
+        path.write_text(json.dumps({**earlier, part: other}))
+        assert comparing.joined(path, found) == found
+    earlier["systems"][OURS]["metrics"]["ndcg@10"]["mean"] += 0.01  # another model
+    path.write_text(json.dumps(earlier))
+    assert comparing.joined(path, found) == found
+
+
+def test_the_table_shows_every_system_the_best_first():
+    console = Console(width=160, record=True, file=io.StringIO())
+    found = copy.deepcopy(measured(ours()))
+    terminal.comparison(found, console)
+    printed = console.export_text()
+    shown = [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
+    means = {name: entry["metrics"]["ndcg@10"]["mean"] for name, entry in found["systems"].items()}
+    assert sorted(shown, key=lambda name: -means[name]) == shown and set(shown) == set(means)
+    row = next(row for row in found["comparisons"] if row["a"] == "ease_plain")
+    assert f"{row['difference']:+.4f} [{row['ci95'][0]:+.4f}, {row['ci95'][1]:+.4f}]" in printed
+    assert f"{row['minimum_detectable_effect']:.4f}" in printed
+
+
+def test_systems_that_need_content_are_left_out_where_there_is_none(monkeypatch):
+    data = zoo.data_of(shops.CONFIG, shops.shop())
+    bare = dataclasses.replace(data, items=dataclasses.replace(data.items, modalities=("id",)))
+    fitted = []
+    for name, system in zoo.SYSTEMS.items():
+
+        def fit(data: zoo.Data, config: object, name: str = name) -> zoo.Fitted:
+            fitted.append(name)
+            return trained()["popularity"].fitted
+
+        monkeypatch.setitem(zoo.SYSTEMS, name, system._replace(fit=fit))
+    comparing.fit_all(bare, CompareOptions())
+    assert fitted == [name for name, system in zoo.SYSTEMS.items() if not system.content]
+    fitted.clear()
+    comparing.fit_all(bare, CompareOptions(systems="vbpr"))
+    assert fitted == [*zoo.BASELINES, "vbpr"]  # asked for by name, it says itself what it lacks
+
+
+def test_a_system_that_needs_content_says_so():
+    data = zoo.data_of(shops.CONFIG, shops.shop())
+    items = dataclasses.replace(data.items, modalities=("id",))
+    bare = dataclasses.replace(data, items=items, tokens=np.zeros_like(data.tokens))
+    for name in ("vbpr", "ease_content", "attention_fusion"):
+        with pytest.raises(ValueError, match="Expected products with content"):
+            zoo.SYSTEMS[name].fit(bare, zoo.SYSTEMS[name].config)
+
+
+def test_the_settings_of_a_comparison_are_those_of_train():
+    for argv in (["--size", "tiny"], ["--source", "movielens", "--data_dir", "x", "--seed", "3"]):
+        assert comparing.parse(argv)[0] == parse(argv)

@@ -1,0 +1,280 @@
+"""The field's systems on a shop's data: trained, measured by the report's code, and put beside a run's own figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+
+from tfmm import evaluation, gallery, measuring, results, sources, stages, zoo
+from tfmm.config import Config, parse_with
+from tfmm.evaluation import Lists
+from tfmm.features import ID
+from tfmm.report import write_report
+from tfmm.results import OURS
+from tfmm.stages import Shop
+from tfmm.train import MODEL
+from tfmm.zoo.fitted import validation_ndcg
+
+_log = logging.getLogger(__name__)
+_PRIMARY = "ndcg@10"
+_SAME = 1e-3  # ndcg@10 by which two measurements of one model may differ: sums of floats depend on threads
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """Which systems; all settings of train.py say on what data.
+
+    Attributes:
+        systems: of the zoo, separated by commas; "all" is every one.
+        version: of the run's model; by default the newest.
+    """
+
+    systems: str = "all"
+    version: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        zoo.chosen(self.systems)
+
+
+class Finished(NamedTuple):
+    """A run that systems are compared with.
+
+    Attributes:
+        directory: of its report.
+        version: of its model.
+        lists: what it recommends to the test queries.
+        vectors: `[num_items, dim]` of its items.
+    """
+
+    directory: Path
+    version: Path
+    lists: Lists
+    vectors: np.ndarray
+
+
+class Trained(NamedTuple):
+    """A system, how many seconds its training took, and its NDCG@10 on validation."""
+
+    fitted: zoo.Fitted
+    seconds: float
+    validation: float
+
+
+def parse(argv: Sequence[str]) -> tuple[Config, CompareOptions]:
+    """Returns the settings: those of the run that `--run` names, if it names one that is there, then the flags."""
+    config, options = parse_with(CompareOptions, argv, prog="tfmm compare")
+    if config.run is None:
+        return config, options
+    directory = run_directory(config)
+    if not (directory / "run.json").is_file():
+        if len(Path(config.run).parts) > 1:
+            raise FileNotFoundError(f"Expected a run in {directory}, found no run.json there.")
+        return config, options
+    settings = {**measuring.read_json(directory / "run.json")["configuration"], "run": config.run}
+    return parse_with(CompareOptions, ["--config", json.dumps(settings), *argv], prog="tfmm compare")
+
+
+def run_directory(config: Config, default: str = "") -> Path:
+    """Returns where a run stands, named by its path or by its name below `--runs`."""
+    named = Path(config.run or default)
+    return named if (named / "run.json").is_file() or len(named.parts) > 1 else config.runs / named
+
+
+def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], list[Path]]:
+    """Returns the comparison, and the files that hold it: `compare.json`, and the run's report if there is a run.
+
+    Every system learns from the events before the validation period; validation chooses its epochs and settings; the
+    test is asked once, after all are trained.
+
+    Raises:
+        ValueError: the data has no shoppers, or the run in that place was made on other data or another split.
+    """
+    stages.set_seed(config.seed)
+    dataset = sources.load(
+        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
+    )
+    mark = dataset.fingerprint()
+    directory = run_directory(config, f"{dataset.name}-{mark[:8]}-seed{config.seed}")
+    finished = _check_run(config, directory, mark)
+    if not len(dataset.interactions):
+        raise ValueError(f"Expected interactions to compare recommenders on, got none in {dataset.name!r}.")
+    shop = stages.open_shop(
+        config, stages.open_catalogue(config, dataset, config.records / f"{dataset.name}-{mark[:8]}")
+    )
+    run = None
+    if finished:
+        shop = stages.finetuned(config, shop, directory=directory)
+        run = open_run(config, options, shop, directory)
+    found = measure(config, shop, fit_all(zoo.data_of(config, shop), options), run)
+    found = joined(directory / "compare.json", found)
+    paths = [_write(directory / "compare.json", found)]
+    if run is not None:
+        paths += add_to_report(config, shop, run, found)
+    return found, paths
+
+
+_ELSEWHERE = ("run", "runs", "saved_models", "records", "resume")  # settings that change no figure
+
+
+def _check_run(config: Config, directory: Path, fingerprint: str) -> bool:
+    """Returns whether a run stands finished there; of one that was not named, all settings must be these."""
+    if not (directory / "run.json").is_file():
+        return False
+    said = measuring.read_json(directory / "run.json")
+    if said["data"] != fingerprint:
+        raise ValueError(
+            f"Expected the run in {directory} to have this data ({fingerprint[:8]}), got other data "
+            f"({said['data'][:8]}): leave out the flags that differ, or give --run another name."
+        )
+    settings, before = json.loads(json.dumps(config.to_dict(), default=str)), said["configuration"]
+    checked = set(settings) - set(_ELSEWHERE) if config.run is None else {"splits"}
+    other = sorted(name for name in checked if settings[name] != before.get(name))
+    if other:
+        raise ValueError(
+            f"Expected the run in {directory} to have the same settings, got other values of {', '.join(other)}: name "
+            f"it (--run {directory}) to take its settings, or give --run another name."
+        )
+    path = directory / "report.json"
+    return path.is_file() and OURS in measuring.read_json(path)["models"]
+
+
+def open_run(config: Config, options: CompareOptions, shop: Shop, directory: Path) -> Finished:
+    """Returns what a finished run recommends.
+
+    Raises:
+        ValueError: the exported version is not the one that the run's report measured.
+    """
+    version = measuring.find_version(config.saved_models / MODEL, options.version)
+    measuring.check_catalogue(version, shop)
+    queries = shop.parts.test
+    lists = evaluation.exported_lists(
+        version,
+        shop.wire(queries),
+        shop.dataset.items.ids,
+        signature="recommend",
+        batch_size=config.evaluation.batch_size,
+    )
+    here = evaluation.mean_ndcg(lists, queries)
+    there = measuring.read_json(directory / "report.json")["models"][OURS]["metrics"][_PRIMARY]["mean"]
+    if abs(here - there) > _SAME:
+        raise ValueError(
+            f"Expected {version} to have the {_PRIMARY} of {directory}'s report ({there:.4f}), got {here:.4f}: name "
+            f"the run's own --version, or measure it again with tfmm evaluate."
+        )
+    items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
+    vectors = measuring.exported_retriever(config, shop, items, version).corpus_vectors().numpy()
+    return Finished(directory, version, lists, vectors)
+
+
+def fit_all(data: zoo.Data, options: CompareOptions) -> dict[str, Trained]:
+    """Returns the systems, trained.
+
+    The report's baselines are always among them; of "all", those that need content are left out where there is none.
+    """
+    names = zoo.chosen(options.systems)
+    wanted = [name for name in zoo.SYSTEMS if name in names or name in zoo.BASELINES]
+    if names == list(zoo.SYSTEMS) and not set(data.items.modalities) - {ID}:
+        wanted = [name for name in wanted if not zoo.SYSTEMS[name].content]
+        _log.warning("The products have no content: systems that need some are left out.")
+    trained = {}
+    for number, name in enumerate(wanted, start=1):
+        _log.info("[%d/%d] %s", number, len(wanted), name)
+        started = time.monotonic()
+        fitted = zoo.SYSTEMS[name].fit(data, zoo.SYSTEMS[name].config)
+        trained[name] = Trained(fitted, time.monotonic() - started, validation_ndcg(fitted, data))
+    return trained
+
+
+def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], run: Optional[Finished]) -> dict[str, Any]:
+    """Returns `compare.json` as a value: every system on the test queries, and against the reference.
+
+    The reference is the run's retrieval+reranker, or else the baseline that is best on validation.
+    """
+    queries, count = shop.parts.test, len(shop.table)
+    parts = evaluation.slices(queries, shop.parts.refit, num_items=count, tail_share=config.evaluation.tail_share)
+    popularity = np.bincount(shop.parts.refit.item, minlength=count).astype(np.float32)
+    lists = {name: zoo.recommend(system.fitted, queries, shop.table.launched) for name, system in trained.items()}
+    reference = max(zoo.BASELINES, key=lambda name: trained[name].validation)
+    if run is not None:
+        reference, lists[OURS] = OURS, run.lists
+    vectors = None if run is None else run.vectors
+    entries = {
+        name: evaluation.summary(found, queries, parts, vectors=vectors, popularity=popularity)
+        for name, found in lists.items()
+    }
+    for name, system in trained.items():
+        said = {"settings": dict(system.fitted.settings), "curves": dict(system.fitted.curves)}
+        entries[name].update(said, seconds=system.seconds, validation={_PRIMARY: system.validation})
+    return {
+        "dataset": results.describe(shop),
+        "protocol": results.protocol_of(shop),
+        "seed": config.seed,
+        "reference": reference,
+        "systems": entries,
+        "comparisons": [
+            evaluation.compare(found, lists[reference], queries, names=(name, reference))
+            for name, found in lists.items()
+            if name != reference
+        ],
+    }
+
+
+def joined(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Returns the comparison with the systems that were compared before with the same reference, on the same test."""
+    if not path.is_file():
+        return found
+    before, reference = measuring.read_json(path), found["reference"]
+    same = all(before[part] == found[part] for part in ("dataset", "protocol", "seed", "reference"))
+    if not same or abs(_mean(before, reference) - _mean(found, reference)) > _SAME:
+        return found
+    earlier = [row for row in before["comparisons"] if row["a"] not in found["systems"]]
+    systems = {**before["systems"], **found["systems"]}
+    return {**found, "systems": systems, "comparisons": earlier + found["comparisons"]}
+
+
+def _mean(found: Mapping[str, Any], name: str) -> float:
+    mean: float = found["systems"][name]["metrics"][_PRIMARY]["mean"]
+    return mean
+
+
+def add_to_report(config: Config, shop: Shop, run: Finished, found: Mapping[str, Any]) -> list[Path]:
+    """Returns the run's report and page, rewritten with the systems that it did not have.
+
+    They join its tables and comparisons. They stay out of its plots, which can tell eight systems apart. `tfmm
+    evaluate` writes the report without them.
+    """
+    report = dict(measuring.read_json(run.directory / "report.json"))
+    added = [name for name in found["systems"] if name not in (OURS, *zoo.BASELINES)]
+    kept = ("metrics", "settings")
+    models = {name: {part: found["systems"][name][part] for part in kept} for name in added}
+    report["models"] = {**report["models"], **models}
+    before = [row for row in report.get("comparisons", []) if row["b"] not in added]
+    report["comparisons"] = before + [_turned(row) for row in found["comparisons"] if row["a"] in added]
+    took = {f"compare {name}": found["systems"][name]["seconds"] for name in added}
+    report["timings"] = {**report["timings"], **took}
+    again = f"tfmm compare --run {run.directory} --systems {','.join(added)} --version {run.version.name}"
+    report["reproduce"] = [command for command in report.get("reproduce", []) if command != again] + [again]
+    return list(write_report(report, run.directory, gallery=gallery.of_shoppers(config, shop, run.version, run.lists)))
+
+
+def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a comparison as seen by the other system."""
+    low, high = row["ci95"]
+    other = {"a": row["b"], "b": row["a"], "difference": -row["difference"], "ci95": [-high, -low]}
+    return {**row, **other}
+
+
+def _write(path: Path, found: Mapping[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+    return path

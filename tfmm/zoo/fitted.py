@@ -1,0 +1,86 @@
+"""What every system of the zoo returns, and how it is asked: with the code that the report measures everything by."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from tfmm import closed_form, evaluation
+from tfmm.evaluation import Lists, lists_of_scores
+from tfmm.splits import Queries
+from tfmm.zoo.data import Data
+
+_CHUNK = 256  # queries scored at once
+_WATCHED = 5_000  # validation queries that choose an epoch, at most
+
+
+class Scorer(Protocol):
+    """Whatever can score the whole catalogue for some queries."""
+
+    def scores(self, queries: Queries) -> np.ndarray:
+        """Returns `[queries, num_items]` float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained system.
+
+    Attributes:
+        scorer: answers.
+        settings: that validation chose.
+        curves: name -> one value an epoch; empty for a closed form.
+    """
+
+    scorer: Scorer
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    curves: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
+
+    def scores(self, queries: Queries) -> np.ndarray:
+        """Returns `[queries, num_items]` float32: finite, of every item, also of those never to be recommended."""
+        return self.scorer.scores(queries)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """Scores p_u . q_i + b_i. A user without a training event is the mean of the items in the query's history.
+
+    Attributes:
+        users: `[num_users, dim]` float32.
+        items: `[num_items, dim]` float32.
+        bias: `[num_items]` float32.
+        known: `[num_users]` bool: whether training saw the user.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    bias: np.ndarray
+    known: np.ndarray
+
+    def scores(self, queries: Queries) -> np.ndarray:
+        """Returns `[queries, num_items]` float32."""
+        history = closed_form.history_matrix(queries.history, num_items=len(self.items))
+        lengths = np.maximum(np.diff(history.indptr), 1)[:, np.newaxis]
+        stranger = (history @ self.items) / lengths
+        users = np.where(self.known[queries.user][:, np.newaxis], self.users[queries.user], stranger)
+        return (users @ self.items.T + self.bias).astype(np.float32)
+
+
+def recommend(fitted: Scorer, queries: Queries, launched: np.ndarray) -> Lists:
+    """Returns what a system recommends; never what is in the history, or was not launched when the query was asked."""
+    parts = []
+    for start in range(0, len(queries), _CHUNK):
+        some = queries.take(np.arange(start, min(start + _CHUNK, len(queries))))
+        asked = some.time[:, np.newaxis]
+        late = (launched > asked) & (asked > 0)
+        parts.append(lists_of_scores(np.where(late, -np.inf, fitted.scores(some)), some.history))
+    return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+
+
+def validation_ndcg(fitted: Scorer, data: Data) -> float:
+    """Returns the mean NDCG@10 of the validation queries, of an even sample where there are very many."""
+    count = len(data.validation)
+    queries = data.validation.take(np.unique(np.linspace(0, count - 1, min(count, _WATCHED)).astype(int)))
+    return evaluation.mean_ndcg(recommend(fitted, queries, data.launched), queries)
