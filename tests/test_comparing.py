@@ -119,7 +119,8 @@ def test_every_figure_is_the_report_s_own_function_of_the_lists():
     json.dumps(found, allow_nan=False)
 
 
-def test_a_run_s_report_gets_the_systems_and_keeps_what_it_had(run):
+def test_a_run_s_report_gets_the_systems_and_keeps_what_it_had(run, monkeypatch):
+    monkeypatch.setattr(comparing.gallery, "of_shoppers", lambda *_: [])  # which would ask the run's export
     before = json.loads((run / "report.json").read_text())
     found = measured(ours())
     placed = ours()._replace(directory=run)
