@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,9 +169,11 @@ def test_products_that_come_later_are_found_by_their_sound_and_a_broken_one_is_t
         (tmp_path / "wavs" / f"{name}.wav").write_bytes(content)
     (tmp_path / "new.csv").write_text("id,category,colour\nn1,,\nn2,,\nn3,,red\n")
     add = ["--add", str(tmp_path / "new.csv"), "--sounds", str(tmp_path / "wavs")]
-    assert cli.main(["index", "--saved_models", str(home / "saved_models"), *add]) == 0
+    models = tmp_path / "saved_models"
+    shutil.copytree(home / "saved_models", models)
+    assert cli.main(["index", "--saved_models", str(models), *add]) == 0
     assert "3 added" in capsys.readouterr().out
-    second = home / "saved_models" / "tfmm" / "2"
+    second = models / "tfmm" / "2"
     assert {"n1", "n2", "n3", "p0"} <= set(read_catalogue(second).titles)
     found = tf.saved_model.load(str(second)).signatures
     for name, kind in (("n1", "bell"), ("n2", "drum")):
