@@ -86,6 +86,7 @@ def write_shop(home: Path) -> Path:
 FLAGS = (
     *("--source", "folder", "--size", "tiny", "--sound.mels", "32", "--evaluation.ablations", "none"),
     *("--retrieval.epochs", "1", "--reranking.epochs", "1", "--refit_epochs", "0", "--tagging.epochs", "0"),
+    *("--alignment.epochs", "16"),
 )
 
 
