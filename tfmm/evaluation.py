@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -65,6 +65,11 @@ class Lists:
 
     rows: np.ndarray
     scores: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lists]) -> Lists:
+        """Returns the lists of all parts, in order."""
+        return cls(np.concatenate([part.rows for part in parts]), np.concatenate([part.scores for part in parts]))
 
 
 Weights = Union[np.ndarray, "closed_form.sp.csr_matrix"]
@@ -267,7 +272,7 @@ class Baseline:
     def lists(self, queries: Queries, *, batch_size: int = 512) -> Lists:
         """Returns what it recommends."""
         parts = [self._some(queries.take(rows)) for rows in _chunks(len(queries), batch_size)]
-        return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+        return Lists.joined(parts)
 
     def _some(self, queries: Queries) -> Lists:
         return lists_of_scores(self.scores(queries), queries.history)
@@ -390,7 +395,7 @@ def retrieval_lists(
         lists_of_scores(scores, chunk.history)
         for chunk, scores in score_queries(retriever, queries, context, hidden=hidden, of=of)
     ]
-    return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+    return Lists.joined(parts)
 
 
 def attainable_lists(queries: Queries, true_utility: np.ndarray, launched: np.ndarray) -> Lists:
@@ -401,4 +406,4 @@ def attainable_lists(queries: Queries, true_utility: np.ndarray, launched: np.nd
         chunk = queries.take(rows)
         utility = np.where(chunk.before_launch(launched), -np.inf, true_utility[chunk.user].astype(np.float32))
         parts.append(lists_of_scores(utility, chunk.history))
-    return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+    return Lists.joined(parts)

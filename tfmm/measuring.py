@@ -54,11 +54,10 @@ def measure(
         ValueError: where the data or the version are not those of the run.
         FileNotFoundError: where there is no such run or version.
     """
-    said = read_json(run / "run.json")
-    config = restored(said["configuration"], place=str(run / "run.json"))
+    config, fingerprint = _settings(run)
     directory = find_version((saved_models or config.saved_models) / MODEL, version)
     stages.set_seed(config.seed)
-    known = load_catalogue(config, fingerprint=said["data"])
+    known = load_catalogue(config, fingerprint=fingerprint)
     check_catalogue(directory, known)
     before = read_json(run / "report.json") if (run / "report.json").is_file() else {}
     measured = _measure_shop if len(known.dataset.interactions) else _measure_search
@@ -128,13 +127,12 @@ def audience_of(run: Path, item: str, *, saved_models: Optional[Path] = None) ->
         ValueError: no shoppers, no such product, or other data than the run's.
         FileNotFoundError: where there is no such run or version.
     """
-    said = read_json(run / "run.json")
-    config = restored(said["configuration"], place=str(run / "run.json"))
+    config, fingerprint = _settings(run)
     directory = newest_version((saved_models or config.saved_models) / MODEL)
     wares = read_catalogue(directory)
     if wares.titles and item not in wares.titles:
         raise ValueError(f"Expected a product of {directory}, got {item!r}.{did_you_mean(item, wares.titles)}")
-    dataset = _load_data(config, fingerprint=said["data"])
+    dataset = _load_data(config, fingerprint=fingerprint)
     if not len(dataset.interactions):
         raise ValueError(f"Expected shoppers in the data of {run}, got a catalogue alone.")
     shoppers, ids = everybody(dataset), dataset.items.ids
@@ -154,6 +152,12 @@ def audience_of(run: Path, item: str, *, saved_models: Optional[Path] = None) ->
 
 
 _HAD = -1e8  # log-likelihoods below it are of what a shopper has had already
+
+
+def _settings(run: Path) -> tuple[Config, str]:
+    """Returns a run's configuration, and the fingerprint of the data that it began with."""
+    said = read_json(run / "run.json")
+    return restored(said["configuration"], place=str(run / "run.json")), said["data"]
 
 
 def load_catalogue(config: Config, *, fingerprint: str) -> Catalogue:

@@ -7,9 +7,10 @@ import dataclasses
 import tensorflow as tf
 
 from tfmm.features import ID
+from tfmm.towers import unit
 from tfmm.zoo.data import Data
 from tfmm.zoo.fitted import Fitted
-from tfmm.zoo.network import Content, FactorNetwork, embedding, unit
+from tfmm.zoo.network import Content, FactorNetwork, embedding
 from tfmm.zoo.training import TrainingConfig, pairs, train
 
 

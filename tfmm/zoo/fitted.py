@@ -73,10 +73,10 @@ def recommend(fitted: Scorer, queries: Queries, launched: np.ndarray) -> Lists:
     parts = []
     for start in range(0, len(queries), _CHUNK):
         some = queries.take(np.arange(start, min(start + _CHUNK, len(queries))))
-        asked = some.time[:, np.newaxis]
-        late = (launched > asked) & (asked > 0)
-        parts.append(lists_of_scores(np.where(late, -np.inf, fitted.scores(some)), some.history))
-    return Lists(np.concatenate([p.rows for p in parts]), np.concatenate([p.scores for p in parts]))
+        parts.append(
+            lists_of_scores(np.where(some.before_launch(launched), -np.inf, fitted.scores(some)), some.history)
+        )
+    return Lists.joined(parts)
 
 
 def validation_ndcg(fitted: Scorer, data: Data) -> float:

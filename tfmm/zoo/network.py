@@ -152,11 +152,6 @@ def embedding(rows: int, dim: int, name: str) -> tf.keras.layers.Embedding:
     return layer
 
 
-def unit(vectors: tf.Tensor) -> tf.Tensor:
-    """Returns the vectors at length 1."""
-    return tf.math.l2_normalize(vectors, axis=-1, epsilon=1e-12)
-
-
 def pairwise(logits: tf.Tensor) -> tf.Tensor:
     """Returns `[batch]`: the mean over negatives of -log sigmoid(positive - negative) (BPR, Rendle et al. 2009)."""
     return losses.bpr_loss(logits, tf.zeros(tf.shape(logits)[0], tf.int32))
