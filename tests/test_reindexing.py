@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import shutil
+import types
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,26 @@ def test_the_catalogue_goes_along_and_so_does_all_else_beside_the_graph(added):
     assert catalogue.title("new0") == "A new lamp"
     assert catalogue.title("i8") == shops.dataset().items.titles[8]
     assert (added.path / "assets.extra" / "tf_serving_warmup_requests").read_bytes() == b"as it was"
+
+
+def test_a_picture_that_the_model_cannot_decode_is_left_out_alone_and_reported(first):
+    def strict(text, image, terms):  # as a graph with a real decoder; this shop's pictures are 32 bytes
+        if any(len(content) not in (0, 32) for content in image.numpy()):
+            raise tf.errors.InvalidArgumentError(None, None, "no picture")
+        return first.model.describe(text, image, terms)
+
+    whole = products()
+    sources = whole.images.sources
+    broken = dataclasses.replace(whole, images=Media(np.array([sources[0], b"no picture", None], object)))
+    without = dataclasses.replace(whole, images=Media(np.array([sources[0], None, None], object)))
+    model = types.SimpleNamespace(describe=strict)
+    columns, findings = reindexing.describe(dataclasses.replace(first, model=model), broken)
+    expected, _ = reindexing.describe(first, without)
+    assert [(found.problem, found.action, found.count) for found in findings] == [
+        ("picture cannot be decoded", "dropped", 1)
+    ]
+    assert "new1" in findings[0].example
+    np.testing.assert_array_equal(columns["table"], expected["table"])
 
 
 def test_a_value_that_training_never_saw_is_other_and_is_reported(first):

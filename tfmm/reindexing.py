@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm import schema
+from tfmm.encoders import pictures
 from tfmm.encoders.attributes import NOTHING, AttributeVocabulary
 from tfmm.encoders.waves import wav_problems
 from tfmm.export import new_version
@@ -144,20 +145,50 @@ def describe(old: Exported, items: Items) -> tuple[Columns, tuple[Finding, ...]]
     terms, findings = attribute_terms(old.vocabulary, items)
     sounds, unheard = _heard(old, items)
     parts: list[Mapping[str, np.ndarray]] = []
+    unseen = np.zeros(len(items), bool)
     with counter("encoding products", total=len(items)) as advance:
         for start in range(0, len(items), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(items)))
-            media = [items.images, sounds] if old.hears else [items.images]
-            image, *sound = (tf.constant([kind.read(row) for row in rows], tf.string) for kind in media)
-            wanted = terms.take(rows).to_dense(fill="")
-            wanted = tf.constant(wanted, tf.string, shape=wanted.shape)
-            found = old.model.describe(tf.constant(items.text[rows], tf.string), image, wanted, *sound)
-            parts.append({name: column.numpy() for name, column in found.items()})
+            images = np.array([_for_graph(items.images.read(row)) for row in rows], object)
+            heard = np.array([sounds.read(row) for row in rows], object)
+            others = terms.take(rows).to_dense(fill=""), heard
+            try:
+                parts.append(_encoded(old, items.text[rows], images, *others))
+            except tf.errors.InvalidArgumentError:
+                images = _without_broken(old, images)
+                parts.append(_encoded(old, items.text[rows], images, *others))
+            unseen[rows] = items.images.present[rows] & (images == b"")
             advance(len(rows))
     tokens = Ragged.from_rows([row[row != NOTHING] for part in parts for row in part["tokens"]], np.int32)
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "tokens"}
     columns["tokens"] = tokens.to_dense(max(1, int(tokens.lengths.max(initial=0))), fill=NOTHING)
-    return columns, findings + unheard
+    return columns, findings + _dropped("picture cannot be decoded", items, unseen) + unheard
+
+
+def _encoded(old: Exported, *columns: np.ndarray) -> Mapping[str, np.ndarray]:
+    """Returns what the model makes of texts, pictures, terms and sounds, a row a product."""
+    heard = columns if old.hears else columns[:-1]
+    found = old.model.describe(*(tf.constant(column, tf.string, shape=column.shape) for column in heard))
+    return {name: column.numpy() for name, column in found.items()}
+
+
+def _without_broken(old: Exported, images: np.ndarray) -> np.ndarray:
+    """Returns the pictures, `b""` for each that the model cannot decode."""
+    nothing, no_terms = np.array([b""], object), np.zeros([1, 0], object)
+    seen = images.copy()
+    for row in range(len(images)):
+        try:
+            _encoded(old, nothing, images[row : row + 1], no_terms, nothing)
+        except tf.errors.InvalidArgumentError:
+            seen[row] = b""
+    return seen
+
+
+def _for_graph(content: bytes) -> bytes:
+    try:
+        return pictures.for_graph(content) if content else content
+    except pictures.UnreadablePicture:
+        return content  # whether the model can make something of it, it says itself
 
 
 def _heard(old: Exported, items: Items) -> tuple[Media, tuple[Finding, ...]]:
@@ -169,8 +200,11 @@ def _heard(old: Exported, items: Items) -> tuple[Media, tuple[Finding, ...]]:
     wrong = np.array(problems, object) != b""
     sources = items.sounds.sources.copy()
     sources[wrong] = None
-    broken = _finding("sound cannot be decoded", items, wrong)
-    return Media(sources), (dataclasses.replace(broken, action="dropped"),) if broken.count else ()
+    return Media(sources), _dropped("sound cannot be decoded", items, wrong)
+
+
+def _dropped(problem: str, items: Items, wrong: np.ndarray) -> tuple[Finding, ...]:
+    return (dataclasses.replace(_finding(problem, items, wrong), action="dropped"),) if wrong.any() else ()
 
 
 def attribute_terms(vocabulary: AttributeVocabulary, items: Items) -> tuple[Ragged, tuple[Finding, ...]]:
