@@ -92,7 +92,7 @@ def prepare(config: Config, scratch: Path) -> Before:
     stages.set_seed(config.seed)
     _take_towers(config, scratch)
     shop = _load(config)
-    baselines = stages.baselines(shop)
+    baselines = stages.baselines(config, shop)
     items = stages.features_of(config, shop)
     towers, _ = stages.train_towers(config, shop, items, directory=scratch)
     if config.finetune.blocks:

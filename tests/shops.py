@@ -149,7 +149,7 @@ def trained() -> tuple[Retriever, dict[str, list[float]]]:
 @functools.cache
 def candidates() -> Candidates:
     """Returns candidate generation over the trained towers."""
-    baselines = stages.baselines(shop())
+    baselines = stages.baselines(CONFIG, shop())
     events = shop().parts.train
     weights = stages.item_item(CONFIG, shop(), events, baselines)
     return stages.make_candidates(CONFIG, shop(), retriever(), features(), events, weights)

@@ -57,6 +57,32 @@ def test_ease_is_the_ridge_regression_of_each_item_on_all_others(weighted):
         assert found[item, item] == 0
 
 
+def test_transitions_are_the_ridge_regression_of_the_next_new_item_on_the_decayed_history(monkeypatch):
+    monkeypatch.setattr(closed_form, "_HISTORIES", 3)
+    sequences, count = ragged([0, 1, 2, 1], [3, 0], [4], [1, 2, 3, 0, 4]), 5
+    new = np.array([1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1], bool)  # the second 1 of the first shopper is no new item
+    factors = np.random.default_rng(0).normal(size=(count, 2))
+    found = closed_form.transitions(
+        sequences, new, num_items=count, decay=0.5, l2=2.0, content=3 * factors @ factors.T, window=2
+    )
+    rows = [({0: 1}, 1), ({1: 1, 0: 0.5}, 2), ({3: 1}, 0)]
+    rows += [({1: 1}, 2), ({2: 1, 1: 0.5}, 3), ({3: 1, 2: 0.5}, 0), ({0: 1, 3: 0.5}, 4)]
+    x, y = np.zeros((len(rows), count)), np.zeros((len(rows), count))
+    for row, (history, following) in enumerate(rows):
+        x[row, list(history)] = list(history.values())
+        y[row, following] = 1
+    # Ridge as ordinary least squares on rows that pull each weight to 0; content is two more histories.
+    alike = np.sqrt(3) * factors.T
+    left, right = np.vstack([x, alike, np.sqrt(2) * np.eye(count)]), np.vstack([y, alike, np.zeros((count, count))])
+    np.testing.assert_allclose(found, np.linalg.lstsq(left, right, rcond=None)[0], atol=1e-5)
+
+
+def test_transitions_know_which_way_a_sequence_runs():
+    sequences = ragged(*[[0, 1, 2]] * 5)
+    weights = closed_form.transitions(sequences, np.ones(15, bool), num_items=3, decay=0.5, l2=1.0)
+    assert weights[0].argmax() == 1 and weights[1].argmax() == 2
+
+
 def test_ease_works_in_blocks_as_in_one_piece(monkeypatch):
     matrix, _ = random_matrix()
     whole = closed_form.ease(matrix, l2=2.0)

@@ -104,7 +104,11 @@ def test_without_a_run_the_reference_is_the_baseline_that_validation_finds_best(
 def test_every_figure_is_the_report_s_own_function_of_the_lists():
     found, shop = measured(ours()), shops.shop()
     baselines = evaluation.fit_baselines(
-        shop.parts.refit, shop.parts.validation, num_users=shops.USERS, num_items=shops.ITEMS
+        shop.parts.refit,
+        shop.parts.validation,
+        num_users=shops.USERS,
+        num_items=shops.ITEMS,
+        content=zoo.data_of(shops.CONFIG, shop).items.content_rows(),
     )
     for name in zoo.BASELINES:  # the systems of the zoo by these names are the report's baselines
         expected = evaluation.mean_ndcg(baselines[name].lists(shop.parts.test), shop.parts.test)

@@ -159,8 +159,10 @@ def baselines():
 def test_the_closed_forms_learn_the_groups_and_popularity_cannot(baselines):
     test = shops.shop().parts.test
     ndcg = {name: evaluation.mean_ndcg(baseline.lists(test), test) for name, baseline in baselines.items()}
-    assert set(ndcg) == {"popularity", "recent_popularity", "item_knn", "ease"}
-    assert min(ndcg["item_knn"], ndcg["ease"]) > 1.5 * max(ndcg["popularity"], ndcg["recent_popularity"])
+    assert set(ndcg) == {"popularity", "recent_popularity", "item_knn", "ease", "transitions"}
+    assert min(ndcg["item_knn"], ndcg["ease"], ndcg["transitions"]) > 1.5 * max(
+        ndcg["popularity"], ndcg["recent_popularity"]
+    )
 
 
 def test_popularity_recommends_the_most_bought_that_were_not_seen(baselines):

@@ -71,7 +71,7 @@ def test_lightgcn_spreads_as_dense_matrices_do():
     a = scale[:, np.newaxis] * a * scale
     first = np.concatenate([made.users.embeddings.numpy(), made.items.embeddings.numpy()])
     mean = (first + a @ first + a @ a @ first + a @ a @ a @ first) / 4
-    alike = graph.nearest_items(ease.content_rows(known), 5).toarray()
+    alike = graph.nearest_items(known.content_rows(), 5).toarray()
     found = [part.numpy() for part in made.everything()]
     np.testing.assert_allclose(found[0], mean[:users], atol=1e-5)
     np.testing.assert_allclose(found[1], mean[users:] + alike @ first[users:], atol=1e-5)
@@ -87,7 +87,7 @@ def test_a_gcn_layer_is_the_activation_of_the_normalised_graph_times_vectors_tim
     made = gcn._Gcn(known, gcn.GcnConfig(dim=4, layers=2))
     made.represent(tf.constant([0]), tf.constant([0]))
     randomised(made)
-    matrix, values = known.matrix().toarray(), known.attribute_table()
+    matrix, values = known.matrix().toarray(), known.items.attribute_table()
     users, items = matrix.shape
     nodes = users + items + values.shape[1]
     a = np.eye(nodes)
@@ -157,8 +157,8 @@ def test_content_in_ease_is_further_rows_of_the_matrix():
 
 
 def test_content_rows_have_a_length_of_one_for_each_modality_that_an_item_has():
-    rows = ease.content_rows(data())
-    has = data().present("image").astype(int) + (np.linalg.norm(ease.attribute_rows(data()), axis=1) > 0)
+    rows = data().content_rows()
+    has = data().present("image").astype(int) + (np.linalg.norm(data().items.attribute_rows(), axis=1) > 0)
     np.testing.assert_allclose((rows**2).sum(axis=1), has, atol=1e-5)
     assert has[BARE] == 0 and set(has) == {0, 1, 2}
 
@@ -207,7 +207,7 @@ def test_vbpr_scores_by_its_equation():
     made = vbpr._Vbpr(data(), vbpr.VbprConfig(dim=3, content_dim=2))
     made.represent(tf.constant([0]), tf.constant([0]))
     randomised(made)
-    f, factors = ease.content_rows(data()), made.scorer()
+    f, factors = data().content_rows(), made.scorer()
     p, t = np.split(made.users.embeddings.numpy()[5], [3])
     expected = (
         made.bias.numpy()

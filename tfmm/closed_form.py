@@ -1,6 +1,6 @@
-"""Interactions in; popularity, item neighbourhoods and EASE weights out, each in closed form: nothing is trained.
+"""Interactions in; popularity, item neighbourhoods, EASE and transitions out, in closed form: nothing is trained.
 
-Scores are `score(history_matrix(history, ...), weights)`, `[queries, num_items]`, for `item_knn` as for `ease`. History
+Scores are `score(history_matrix(history, ...), weights)`, `[queries, num_items]`, whatever made the weights. History
 weights `decay**age` (age 0 = newest) enter both the rows that are fitted and the rows that are scored: fit on
 `history_matrix(sequences, decay=d)`, and score with the same d.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
-from tfmm.ragged import NO_ITEM, Ragged
+from tfmm.ragged import NO_ITEM, Ragged, in_chunks
 
 _SECONDS_A_DAY = 86_400
 _ROWS = 512  # rows of an item-by-item matrix that are dense at once
@@ -155,6 +155,68 @@ def ease(
     weights /= -np.diag(weights).copy()[np.newaxis, :]
     np.fill_diagonal(weights, 0.0)
     return weights
+
+
+def transitions(
+    sequences: Ragged,
+    new: np.ndarray,
+    *,
+    num_items: int,
+    decay: float,
+    l2: float,
+    content: Optional[np.ndarray] = None,
+    window: int = 50,
+) -> np.ndarray:
+    """Returns `[num_items, num_items]` float32: what follows a history, by ridge regression (Choi et al. 2021, SLIT).
+
+    The B that minimises |Y - X B|^2 + l2 |B|^2, a row of X being a history weighted by decay**age, and the row of Y the
+    one new item that came next: B = (X'X + l2 I)^-1 X'Y. Where EASE says what is had together, this says what is had
+    after. Its diagonal is not zero.
+
+    Args:
+        sequences: item rows, oldest first, one row a user.
+        new: `[events]` bool: which events of the sequences are to be predicted, from what came before them.
+        num_items: size of the catalogue.
+        decay: within (0, 1]; score histories with the same.
+        l2: greater than 0.
+        content: `[num_items, num_items]`, positive semidefinite, w F F': added to X'X and to X'Y, as if each column of
+            F were a history that predicts itself, so that what is alike follows one another.
+        window: items of a history that are read, the newest.
+    """
+    if l2 <= 0:
+        raise ValueError(f"Expected l2 > 0 (without it X'X may have no inverse), got {l2}.")
+    gram = np.zeros((num_items, num_items), np.float32, order="F")
+    cross = np.zeros((num_items, num_items), np.float32, order="F")
+    events = np.flatnonzero(new & (_places(sequences) > 0))
+    for some in in_chunks(events, _HISTORIES):
+        history = history_matrix(_before(sequences, some, window), num_items=num_items, decay=decay)
+        entries = (np.ones(len(some), np.float32), (np.arange(len(some)), sequences.values[some]))
+        gram += _gram(history, None, np.float32)
+        cross += (history.T @ sp.csr_matrix(entries, shape=history.shape)).toarray()
+    if content is not None:
+        gram += content
+        cross += content
+    gram[np.diag_indices_from(gram)] += l2
+    weights: np.ndarray = scipy.linalg.solve(
+        gram, cross, assume_a="pos", lower=True, overwrite_a=True, overwrite_b=True, check_finite=False
+    )
+    return np.ascontiguousarray(weights)
+
+
+_HISTORIES = 200_000  # that are regressed on at once
+
+
+def _places(rows: Ragged) -> np.ndarray:
+    """Returns `[total]`: where in its row each value stands, from 0."""
+    return np.arange(len(rows.values)) - np.repeat(rows.offsets[:-1], rows.lengths)
+
+
+def _before(rows: Ragged, at: np.ndarray, window: int) -> Ragged:
+    """Returns the up to `window` values that stand before each of the given values in its row."""
+    lengths = np.minimum(_places(rows)[at], window)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    return Ragged(rows.values[np.repeat(at - lengths, lengths) + within], offsets)
 
 
 def top_neighbours(weights: Union[np.ndarray, sp.csr_matrix], k: int) -> tuple[np.ndarray, np.ndarray]:

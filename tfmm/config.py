@@ -51,7 +51,8 @@ class Config:
         content_dim: dimensions that are kept of each frozen encoder's vectors.
         missing: what stands for a picture, text or sound that a product lacks: "absent" (a learned vector) or
             "neighbours" (the mean of what the products have that the same shoppers wanted).
-        item_item: the closed form beside the towers: "auto" (EASE up to 12,000 items), "ease" or "item_knn".
+        item_item: the closed form beside the towers: "ease" (what is had together), "transitions" (what is had next,
+            and what is like it), "item_knn", or "auto" (the better of the first two; above 20,000 items the third).
         refit_epochs: how long the retriever that is served trains on, with the reranker's period added; 0 = never.
     """
 
@@ -95,7 +96,7 @@ class Config:
             "image_encoder": IMAGE_ENCODERS,
             "sound_encoder": SOUND_ENCODERS,
             "missing": ("absent", "neighbours"),
-            "item_item": ("auto", "ease", "item_knn"),
+            "item_item": ("auto", "ease", "transitions", "item_knn"),
         }
         for name, options in choices.items():
             if getattr(self, name) not in options:

@@ -22,7 +22,7 @@ from tfmm.progress import track
 from tfmm.ragged import Ragged
 from tfmm.retrieval import Retriever, score_queries
 from tfmm.sources.dataset import Interactions
-from tfmm.splits import Queries
+from tfmm.splits import Queries, first_occurrences
 
 LIST_SIZE = 100
 KS = (1, 5, 10, 20, 50)
@@ -261,6 +261,7 @@ class Baseline:
         static: `[num_items]` scores that are the same for everybody, or None.
         weights: item-item weights, or None.
         decay: of the history.
+        validation: NDCG@10 there, once it has been chosen.
     """
 
     name: str
@@ -268,6 +269,7 @@ class Baseline:
     static: Optional[np.ndarray] = None
     weights: Optional[Weights] = None
     decay: float = 1.0
+    validation: float = float("nan")
 
     def lists(self, queries: Queries, *, batch_size: int = 512) -> Lists:
         """Returns what it recommends."""
@@ -297,7 +299,14 @@ def mean_ndcg(lists: Lists, queries: Queries, *, k: int = 10) -> float:
     return float(np.mean(per_user(measure(lists, queries.targets)[f"ndcg@{k}"], queries.user)))
 
 
-def fit_baselines(events: Interactions, validation: Queries, *, num_users: int, num_items: int) -> dict[str, Baseline]:
+def fit_baselines(
+    events: Interactions,
+    validation: Queries,
+    *,
+    num_users: int,
+    num_items: int,
+    content: Optional[np.ndarray] = None,
+) -> dict[str, Baseline]:
     """Returns each baseline at the settings that are best on validation NDCG@10.
 
     Args:
@@ -305,17 +314,21 @@ def fit_baselines(events: Interactions, validation: Queries, *, num_users: int, 
         validation: chooses.
         num_users: of the dataset.
         num_items: of the catalogue.
+        content: `[num_items, features]`, of `ItemFeatures.content_rows`: what items are like; None = not known.
     """
-    choices = baseline_choices(events, num_users=num_users, num_items=num_items)
+    choices = baseline_choices(events, num_users=num_users, num_items=num_items, content=content)
     return {name: best_choice(choices[name], validation) for name in track(choices, "fitting baselines")}
 
 
 def best_choice(choices: Iterable[Baseline], validation: Queries) -> Baseline:
     """Returns the one with the highest NDCG@10 on validation."""
-    return max(choices, key=lambda baseline: mean_ndcg(baseline.lists(validation), validation))
+    known = (dataclasses.replace(one, validation=mean_ndcg(one.lists(validation), validation)) for one in choices)
+    return max(known, key=lambda baseline: baseline.validation)
 
 
-def baseline_choices(events: Interactions, *, num_users: int, num_items: int) -> dict[str, Iterator[Baseline]]:
+def baseline_choices(
+    events: Interactions, *, num_users: int, num_items: int, content: Optional[np.ndarray] = None
+) -> dict[str, Iterator[Baseline]]:
     """Returns name -> one baseline a setting to choose from, each fitted when it is asked for."""
     matrix = closed_form.interaction_matrix(events.user, events.item, num_users=num_users, num_items=num_items)
     return {
@@ -323,6 +336,7 @@ def baseline_choices(events: Interactions, *, num_users: int, num_items: int) ->
         "recent_popularity": _recent(events, int(events.time.max()), num_items),
         "item_knn": _neighbours(matrix),
         "ease": _ease(matrix),
+        "transitions": _transitions(events, num_items, content),
     }
 
 
@@ -353,6 +367,33 @@ def _ease(matrix: object) -> Iterator[Baseline]:
         weights = closed_form.ease(matrix, l2=l2, dtype=np.float32)
         for decay in _DECAYS:
             yield Baseline("ease", {"l2": l2, "decay": decay}, None, weights, decay)
+
+
+def _transitions(events: Interactions, num_items: int, content: Optional[np.ndarray]) -> Iterator[Baseline]:
+    for weight in (0.0, 3.0) if content is not None and content.shape[1] else (0.0,):
+        for decay in _TRANSITION_DECAYS:
+            settings: dict[str, float] = {"l2": _TRANSITION_L2, "content": weight, "decay": decay}
+            yield Baseline("transitions", settings, None, transitions(events, num_items, content, settings), decay)
+
+
+_TRANSITION_DECAYS = (0.95, 0.8, 0.6)
+_TRANSITION_L2 = 30.0
+
+
+def transitions(
+    events: Interactions, num_items: int, content: Optional[np.ndarray], settings: Mapping[str, float]
+) -> np.ndarray:
+    """Returns `closed_form.transitions` of the events, at settings of the baseline of that name."""
+    sequences = Ragged.from_groups(events.user, events.item, int(events.user.max(initial=-1)) + 1)
+    weight, rows = settings["content"], content
+    return closed_form.transitions(
+        sequences,
+        first_occurrences(events),
+        num_items=num_items,
+        decay=settings["decay"],
+        l2=settings["l2"],
+        content=weight * (rows @ rows.T) if rows is not None and weight else None,
+    )
 
 
 # --- Ablations and the attainable ------------------------------------------------------------------------------------

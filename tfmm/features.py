@@ -106,6 +106,31 @@ class ItemFeatures:
         """The modalities that come as vectors."""
         return tuple(name for name in self.modalities if name not in (ID, SUBWORDS, ATTRIBUTES))
 
+    def attribute_table(self) -> np.ndarray:
+        """Returns `[num_items, values]` bool: which values of the vocabulary an item has."""
+        tokens = self.columns[ATTRIBUTES][:-1].reshape(self.num_items, -1)
+        item, slot = np.nonzero(tokens)
+        has = np.zeros((self.num_items, len(self.vocabulary)), bool)
+        has[item, tokens[item, slot]] = True
+        return has
+
+    def content_rows(self) -> np.ndarray:
+        """Returns F `[num_items, features]`: each modality's vector and the idf-weighted attributes, each of length 1.
+
+        What an item lacks is 0, so that F F' is the sum of the modalities' cosines. Without content, F is empty.
+        """
+        parts = [np.zeros((self.num_items, 0), np.float32)]
+        parts += [self.columns[name][:-1].astype(np.float32) for name in self.content]
+        if ATTRIBUTES in self.modalities:
+            parts.append(self.attribute_rows())
+        lengths = [np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts]
+        return np.concatenate([part / length for part, length in zip(parts, lengths)], axis=1)
+
+    def attribute_rows(self) -> np.ndarray:
+        """Returns `[num_items, values]` float32: log(items / items with the value) where an item has it."""
+        has = self.attribute_table()
+        return (has * np.log(self.num_items / np.maximum(has.sum(axis=0), 1))).astype(np.float32)
+
 
 def item_features(
     table: ItemTable,

@@ -75,7 +75,7 @@ def _measure_shop(
     shop = stages.finetuned(config, stages.open_shop(config, known), directory=run)
     started = time.monotonic()
     items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
-    baselines = stages.baselines(shop)
+    baselines = stages.baselines(config, shop)
     systems = results.recommend_all(config, shop, directory, baselines)
     aligner = exported_aligner(config, shop, items.vocabulary, directory)
     report = results.build_report(

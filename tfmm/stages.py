@@ -52,7 +52,9 @@ from tfmm.sources.spoken import SpokenQueries, load_spoken
 from tfmm.splits import Queries, Split, split
 
 _log = logging.getLogger(__name__)
-_EASE_UP_TO = 12_000
+_DENSE_UP_TO = 20_000  # items: a matrix of all pairs has 1.6 GB
+DENSE = ("ease", "transitions")
+"""Closed forms whose weights of all pairs of items are dense; "auto" takes the better one."""
 _TUNED = Path("checkpoints") / "finetune"
 
 
@@ -358,19 +360,24 @@ class ItemItem(NamedTuple):
 
 
 def item_item(config: Config, shop: Shop, events: Interactions, baselines: Mapping[str, Baseline]) -> ItemItem:
-    """Returns item-item weights from the events: EASE or item_knn, at the settings that validation chose."""
-    num_items = len(shop.table)
+    """Returns item-item weights from the events, of the kind that is wanted, at the settings that validation chose."""
+    count = len(shop.table)
+    kind = config.item_item
+    if kind == "auto":
+        kind = max(DENSE, key=lambda name: baselines[name].validation) if count <= _DENSE_UP_TO else "item_knn"
+    chosen: Mapping[str, Any] = baselines[kind].settings
+    if kind == "transitions":
+        weights = evaluation.transitions(events, count, _content_rows(config, shop), chosen)
+        had = _with_events(shop, events)
+        weights[~had] = weights[:, ~had] = 0  # as of products that are added later
+        return ItemItem(weights, chosen["decay"])
     matrix = closed_form.interaction_matrix(
-        events.user, events.item, num_users=len(shop.dataset.users), num_items=num_items
+        events.user, events.item, num_users=len(shop.dataset.users), num_items=count
     )
-    if config.item_item == "item_knn" or (config.item_item == "auto" and num_items > _EASE_UP_TO):
-        chosen = baselines["item_knn"].settings
-        neighbours = config.candidates.neighbours
-        weights = closed_form.item_knn(matrix, neighbours=neighbours, shrink=float(chosen["shrink"]))  # type: ignore[arg-type]
-    else:
-        chosen = baselines["ease"].settings
-        weights = closed_form.ease(matrix, l2=float(chosen["l2"]), dtype=np.float32)  # type: ignore[arg-type]
-    return ItemItem(weights, float(chosen["decay"]))  # type: ignore[arg-type]
+    if kind == "ease":
+        return ItemItem(closed_form.ease(matrix, l2=chosen["l2"], dtype=np.float32), chosen["decay"])
+    near = closed_form.item_knn(matrix, neighbours=config.candidates.neighbours, shrink=chosen["shrink"])
+    return ItemItem(near, chosen["decay"])
 
 
 def make_candidates(
@@ -591,11 +598,22 @@ def choose_history_weight(shop: Shop, aligner: Aligner, retriever: Retriever, *,
     return max(_HISTORY_WEIGHTS, key=quality)
 
 
-def baselines(shop: Shop) -> dict[str, Baseline]:
+def baselines(config: Config, shop: Shop) -> dict[str, Baseline]:
     """Returns every baseline at the settings that validation chose."""
     return evaluation.fit_baselines(
-        shop.parts.refit, shop.parts.validation, num_users=len(shop.dataset.users), num_items=len(shop.table)
+        shop.parts.refit,
+        shop.parts.validation,
+        num_users=len(shop.dataset.users),
+        num_items=len(shop.table),
+        content=_content_rows(config, shop),
     )
+
+
+def _content_rows(config: Config, shop: Shop) -> np.ndarray:
+    """Returns `[num_items, features]`: what items are like, as frozen encoders and their attributes say."""
+    trained = _with_events(shop, shop.parts.refit)
+    items = item_features(shop.table, trained=trained, reduce_to=config.content_dim, reductions=shop.reductions)
+    return items.content_rows()
 
 
 def set_seed(seed: int) -> None:

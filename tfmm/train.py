@@ -66,7 +66,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
     parts, table = shop.parts, shop.table
 
     with clock("baselines"):
-        baselines = stages.baselines(shop)
+        baselines = stages.baselines(config, shop)
     with clock("train retriever"):
         items = stages.features_of(config, shop)
         early, curves = stages.train_towers(config, shop, items, directory=directory)

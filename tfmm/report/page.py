@@ -15,7 +15,7 @@ from tfmm.report.gallery import GalleryRow, thumbnail
 
 OURS = "retrieval+reranker"
 _PRIMARY = "ndcg@10"
-_BASELINES = ("popularity", "recent_popularity", "item_knn", "ease")
+_BASELINES = ("popularity", "recent_popularity", "item_knn", "ease", "transitions")
 _STAGES = tuple(name for name in MODELS if name not in _BASELINES)
 _FOLDER = Path(__file__).parent
 _ELSEWHERE = ("hit_rate", "precision")  # near recall; they stand in the table of all metrics

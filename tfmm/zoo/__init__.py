@@ -38,7 +38,7 @@ class System(NamedTuple):
     content: bool = False
 
 
-BASELINES = ("popularity", "recent_popularity", "item_knn", "ease")
+BASELINES = ("popularity", "recent_popularity", "item_knn", "ease", "transitions")
 """Those that stand in every report anyway."""
 
 SYSTEMS: dict[str, System] = {

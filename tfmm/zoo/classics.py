@@ -22,10 +22,14 @@ def classic(name: str) -> Callable[[Data, ClassicConfig], Fitted]:
     - recent_popularity: the same, an event counting half as much for every half-life of its age.
     - item_knn: sum over the history of decay^age times shrunk cosine (Sarwar et al. 2001).
     - ease: sum over the history of decay^age times EASE's weights (Steck 2019); validation may choose a decay of 1.
+    - transitions: ridge regression of the next new item on the decayed history (Choi et al. 2021), with content where
+      validation finds that better.
     """
 
     def fit(data: Data, config: ClassicConfig) -> Fitted:
-        choices = evaluation.baseline_choices(data.events, num_users=data.num_users, num_items=data.num_items)
+        choices = evaluation.baseline_choices(
+            data.events, num_users=data.num_users, num_items=data.num_items, content=data.items.content_rows()
+        )
         best = evaluation.best_choice(choices[name], data.validation)
         return Fitted(best, best.settings)
 

@@ -9,7 +9,7 @@ import numpy as np
 from tfmm import closed_form
 from tfmm.config import Config
 from tfmm.encoders.text import SubwordTokenizer, TextConfig, learn_subwords
-from tfmm.features import ATTRIBUTES, PRESENT, ItemFeatures, item_features
+from tfmm.features import PRESENT, ItemFeatures, item_features
 from tfmm.sources.dataset import Interactions
 from tfmm.splits import Queries
 from tfmm.stages import Shop
@@ -53,13 +53,16 @@ class Data:
         """Returns `[num_items]` bool."""
         return self.items.columns[PRESENT][:-1, self.items.modalities.index(modality)]
 
-    def attribute_table(self) -> np.ndarray:
-        """Returns `[num_items, values]` bool: which values of the vocabulary an item has."""
-        tokens = self.items.columns[ATTRIBUTES][:-1].reshape(self.num_items, -1)
-        item, slot = np.nonzero(tokens)
-        has = np.zeros((self.num_items, len(self.items.vocabulary)), bool)
-        has[item, tokens[item, slot]] = True
-        return has
+    def content_rows(self) -> np.ndarray:
+        """Returns `[num_items, features]`: see `ItemFeatures.content_rows`.
+
+        Raises:
+            ValueError: there is no content.
+        """
+        rows = self.items.content_rows()
+        if not rows.shape[1]:
+            raise ValueError("Expected products with content (pictures, texts, attributes, vectors), got ids alone.")
+        return rows
 
     def matrix(self) -> closed_form.sp.csr_matrix:
         """Returns `[num_users, num_items]` float32: 1 where a user had an item."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from tfmm import closed_form
 from tfmm.evaluation import Baseline
-from tfmm.features import ATTRIBUTES
 from tfmm.zoo.data import Data
 from tfmm.zoo.fitted import Fitted, validation_ndcg
 
@@ -42,7 +41,7 @@ def fit(data: Data, config: EaseConfig) -> Fitted:
     """Returns EASE at the best settings: first l2 and decay without content, then w and decay.
 
     B = I - P / diag(P) with P = (X'X + w S + l2 I)^-1 (Steck 2019, equation 8; side information as further rows of X:
-    Jeunen, Van Balen & Goethals 2020). S = F F' with `content_rows`.
+    Jeunen, Van Balen & Goethals 2020). S = F F' with `Data.content_rows`.
     """
     best = _best(data, config, [(l2, config.weights[0]) for l2 in config.l2])
     l2 = float(best.settings["l2"])  # type: ignore[arg-type]
@@ -52,32 +51,13 @@ def fit(data: Data, config: EaseConfig) -> Fitted:
     return Fitted(best, best.settings)
 
 
-def content_rows(data: Data) -> np.ndarray:
-    """Returns F `[num_items, features]`: each modality's vector and the idf-weighted attributes, each of length 1.
-
-    What an item lacks is 0, so that F F' is the sum of the modalities' cosines.
-    """
-    parts = [data.vectors(name) for name in data.items.content]
-    if ATTRIBUTES in data.items.modalities:
-        parts.append(attribute_rows(data))
-    if not parts:
-        raise ValueError("Expected products with content (pictures, texts, attributes, vectors), got ids alone.")
-    return np.concatenate([part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12) for part in parts], 1)
-
-
-def attribute_rows(data: Data) -> np.ndarray:
-    """Returns `[num_items, terms]` float32: log(items / items with the value) where an item has it."""
-    has = data.attribute_table()
-    return (has * np.log(data.num_items / np.maximum(has.sum(axis=0), 1))).astype(np.float32)
-
-
 def _best(data: Data, config: EaseConfig, settings: list[tuple[float, float]]) -> Baseline:
     return max(_choices(data, config, settings), key=lambda one: validation_ndcg(one, data))
 
 
 def _choices(data: Data, config: EaseConfig, settings: list[tuple[float, float]]) -> Iterator[Baseline]:
     matrix = data.matrix()
-    rows = content_rows(data) if any(weight for _, weight in settings) else None
+    rows = data.content_rows() if any(weight for _, weight in settings) else None
     for l2, weight in settings:
         content = None if rows is None else weight * (rows @ rows.T)
         weights = closed_form.ease(matrix, l2=l2, content=content, dtype=np.float32)

@@ -52,7 +52,7 @@ def graph_of(data: Data) -> sp.csr_matrix:
     known = data.matrix().tocoo()
     ends, values = [np.stack([known.row, data.num_users + known.col])], 0
     if ATTRIBUTES in data.items.modalities:
-        item, value = np.nonzero(data.attribute_table())
+        item, value = np.nonzero(data.items.attribute_table())
         values = len(data.items.vocabulary)
         ends.append(np.stack([data.num_users + item, data.num_users + data.num_items + value]))
     nodes = data.num_users + data.num_items + values

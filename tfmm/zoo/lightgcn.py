@@ -7,7 +7,6 @@ import dataclasses
 import tensorflow as tf
 
 from tfmm.zoo.data import Data
-from tfmm.zoo.ease import content_rows
 from tfmm.zoo.fitted import Fitted
 from tfmm.zoo.graph import nearest_items, normalised_adjacency, sparse_tensor, spread
 from tfmm.zoo.network import FactorNetwork, embedding
@@ -61,7 +60,8 @@ class _LightGcn(FactorNetwork):
         self._layers_wanted, known = config.layers, data.matrix().tocoo()
         nodes = data.num_users + data.num_items
         self._graph = sparse_tensor(normalised_adjacency(known.row, data.num_users + known.col, nodes=nodes))
-        self._alike = sparse_tensor(nearest_items(content_rows(data), config.neighbours)) if config.neighbours else None
+        count = config.neighbours
+        self._alike = sparse_tensor(nearest_items(data.content_rows(), count)) if count else None
 
     def everything(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns all users' vectors `[num_users, dim]` and all items' `[num_items, dim]`."""

@@ -62,7 +62,7 @@ class _Mmfnet(FactorNetwork):
         )
         tasks = ATTRIBUTES in self.content.names and len(self.content.names) > 1
         self._attribute_weight = config.attribute_weight
-        self._has = tf.constant(data.attribute_table()) if tasks else None
+        self._has = tf.constant(data.items.attribute_table()) if tasks else None
         self.tell = tf.keras.layers.Dense(len(data.items.vocabulary), name="attributes")
 
     def interaction_loss(self, logits: tf.Tensor) -> tf.Tensor:

@@ -71,7 +71,7 @@ class _Mtmf(FactorNetwork):
         )
         self.map = tf.keras.layers.Dense(config.dim, name="map")
         self._attribute_weight = config.attribute_weight if tasks else 0.0
-        self._has = tf.constant(data.attribute_table()) if tasks else None
+        self._has = tf.constant(data.items.attribute_table()) if tasks else None
         self.tell = tf.keras.layers.Dense(len(data.items.vocabulary), name="attributes")
 
     def features(self, rows: tf.Tensor, *, training: bool) -> tf.Tensor:

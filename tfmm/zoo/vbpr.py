@@ -7,7 +7,6 @@ import dataclasses
 import tensorflow as tf
 
 from tfmm.zoo.data import Data
-from tfmm.zoo.ease import content_rows
 from tfmm.zoo.fitted import Fitted
 from tfmm.zoo.network import FactorNetwork, embedding
 from tfmm.zoo.training import TrainingConfig, pairs, train
@@ -60,7 +59,7 @@ class _WithFeatures(FactorNetwork):
     def __init__(self, data: Data, config: VbprConfig) -> None:
         super().__init__(data, dim=config.dim, l2=config.l2)
         self.items = embedding(data.num_items, config.dim, "items")
-        self.features = tf.constant(content_rows(data), tf.float32)
+        self.features = tf.constant(data.content_rows(), tf.float32)
         self.map = tf.keras.layers.Dense(config.dim, use_bias=False, name="map")
 
     def item_vectors(self, rows: tf.Tensor, *, training: bool) -> tf.Tensor:
@@ -73,7 +72,7 @@ class _Vbpr(FactorNetwork):
     def __init__(self, data: Data, config: VbprConfig) -> None:
         super().__init__(data, dim=config.dim + config.content_dim, l2=config.l2)
         self.items = embedding(data.num_items, config.dim, "items")
-        self.features = tf.constant(content_rows(data), tf.float32)
+        self.features = tf.constant(data.content_rows(), tf.float32)
         self.map = tf.keras.layers.Dense(config.content_dim, use_bias=False, name="map")
         self.content_bias = self.add_weight(name="content_bias", shape=[self.features.shape[1]], initializer="zeros")
 
