@@ -367,3 +367,9 @@ def test_a_cut_that_the_data_cannot_have_names_another():
     for kind in ("global_time", "leave_last_out"):
         with pytest.raises(ValueError, match=rf"times of events for splits.kind='{kind}'.*--splits.kind published"):
             split(divided(0), SplitConfig(kind))
+
+
+def test_a_sample_of_queries_is_spread_evenly_and_of_few_it_is_all():
+    queries = split(random_dataset(0), SplitConfig(kind="leave_last_out")).validation.take(np.arange(25))
+    assert queries.sample(25) is queries
+    assert as_tuples(queries.sample(5)) == [as_tuples(queries)[row] for row in (0, 6, 12, 18, 24)]

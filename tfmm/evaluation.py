@@ -321,8 +321,9 @@ def fit_baselines(
 
 
 def best_choice(choices: Iterable[Baseline], validation: Queries) -> Baseline:
-    """Returns the one with the highest NDCG@10 on validation."""
-    known = (dataclasses.replace(one, validation=mean_ndcg(one.lists(validation), validation)) for one in choices)
+    """Returns the one with the highest NDCG@10 on validation, on a sample where there are very many queries."""
+    some = validation.sample()
+    known = (dataclasses.replace(one, validation=mean_ndcg(one.lists(some), some)) for one in choices)
     return max(known, key=lambda baseline: baseline.validation)
 
 

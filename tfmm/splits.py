@@ -94,6 +94,11 @@ class Queries:
         ragged = (self.history.take(rows), self.times.take(rows), self.events.take(rows), self.targets.take(rows))
         return Queries(self.user[rows], *ragged, self.time[rows])
 
+    def sample(self, most: int = 5_000) -> Queries:
+        """Returns all queries, or where there are more, `most` of them, evenly drawn: enough to choose a setting by."""
+        count = len(self)
+        return self if count <= most else self.take(np.linspace(0, count - 1, most).astype(int))
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

@@ -195,7 +195,7 @@ def _go_on(
 ) -> None:
     """Trains towers gently from the weights they have, and puts those back where validation finds none better."""
     weights = retriever.get_weights()
-    before = retrieval.ndcg(retriever, shop.parts.validation, shop.context)
+    before = retrieval.ndcg(retriever, shop.parts.validation.sample(), shop.context)
     if epochs:
         retriever.config = dataclasses.replace(
             config.retrieval, epochs=epochs, learning_rate=config.retrieval.learning_rate / 4
@@ -333,7 +333,7 @@ def _fit_towers(
     return retrieval.fit(
         retriever,
         batches,
-        validation=shop.parts.validation,
+        validation=shop.parts.validation.sample(),
         context=shop.context,
         directory=directory / "checkpoints" / name,
         logs=directory / "tensorboard" / name,
@@ -398,7 +398,7 @@ def train_reranker(
 ) -> tuple[ListwiseScorer, dict[str, list[float]]]:
     """Returns a scorer trained on lists of a period that the candidates' retriever has not seen, and its curves."""
     train = _lists(config, shop, candidates, shop.parts.rerank, name=_RERANK_TRAIN)
-    validation = _lists(config, shop, candidates, shop.parts.validation, name="rerank_validation")
+    validation = _lists(config, shop, candidates, shop.parts.validation.sample(), name="rerank_validation")
     scorer = ListwiseScorer(config.reranking)
     curves = reranking.fit(
         scorer,
