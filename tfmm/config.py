@@ -182,7 +182,22 @@ def presets(source: str, size: str) -> dict[str, Any]:
     if source == "fashion":
         values["image.features"] = "all"
     if source == "amazon":
-        values["splits.kind"] = "leave_last_out"
+        values.update(
+            {
+                "splits.kind": "leave_last_out",
+                "towers.encoder": "attention",
+                "towers.heads": 1,
+                "towers.dim": 128,
+                "towers.fusion": "sum",
+                "towers.id_dropout": 0.1,
+                "towers.dropout": 0.3,
+                "towers.history_dropout": 0.5,
+                "towers.max_length": 30,
+                "retrieval.batch_size": 128,
+                "retrieval.learning_rate": 2e-3,
+                "reranking.epochs": 6,
+            }
+        )
     if source == "tiktok":
         values["splits.kind"] = "published"
     if size == "tiny":

@@ -27,6 +27,7 @@ class TowerConfig:
         id_dropout: how often an item's id is hidden in training, so that cold items are ranked by content alone.
         modality_dropout: likewise for each other modality.
         dropout: inside the sequence encoder, and on content vectors.
+        history_dropout: on what the sequence encoder reads; where shoppers are many and events few, it needs much.
         fusion: how modalities become one vector (`fusion.KINDS`).
         encoder: "pooling" (causal mean, weighted by age and by item) or "attention" (causal transformer).
         blocks: of the transformer.
@@ -38,6 +39,7 @@ class TowerConfig:
     id_dropout: float = 0.4
     modality_dropout: float = 0.1
     dropout: float = 0.2
+    history_dropout: float = 0.0
     fusion: str = "attention"
     encoder: str = "pooling"
     blocks: int = 1
@@ -115,6 +117,7 @@ class QueryTower(tf.keras.layers.Layer):
         make: type[_Block] | type[_Pooling] = _Pooling if config.encoder == "pooling" else _Block
         self.blocks = [make(config, name=f"block_{i}") for i in range(config.blocks)]
         self.norm = tf.keras.layers.LayerNormalization()
+        self.drop = tf.keras.layers.Dropout(config.history_dropout)
 
     def build(self, shape: tf.TensorShape) -> None:
         self.start = self.add_weight(name="start", shape=[self.config.dim], initializer="zeros")
@@ -147,6 +150,7 @@ class QueryTower(tf.keras.layers.Layer):
             asked *= tf.cast(tf.random.uniform([tf.shape(asked)[0], 1]) >= self.config.modality_dropout, asked.dtype)
         x = vectors + self.events(events) + self.gaps(_gap_buckets(times, asked[:, 1:]))
         x = tf.concat([tf.zeros_like(shopper)[:, tf.newaxis], x], axis=1) + shopper[:, tf.newaxis]
+        x = self.drop(x, training=training)
         mask = tf.concat([tf.fill([tf.shape(mask)[0], 1], True), mask], axis=1)
         for block in self.blocks:
             x = block(x, mask, training=training)
