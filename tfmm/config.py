@@ -199,7 +199,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
             }
         )
     if source == "tiktok":
-        values["splits.kind"] = "published"
+        values.update({"splits.kind": "published", "towers.fusion": "gated"})
     if size == "tiny":
         values.update(
             {
