@@ -204,6 +204,8 @@ def summary(
     if vectors is not None:
         shown["diversity@10"] = metrics.diversity(lists.rows, vectors, k=10)
     shown["novelty@10"] = metrics.novelty(lists.rows, popularity, k=10)
+    ordered, found = relevance.pessimistic_lists(lists.rows, queries.targets, scores=lists.scores)
+    shown["serendipity@10"] = metrics.serendipity(ordered, found, queries.targets.lengths, popularity, k=10)
     entry = {name: interval(values, queries.user) for name, values in shown.items()}
     entry["coverage@10"] = _exact(metrics.coverage(lists.rows, num_items=num_items, k=10), len(queries))
     entry["gini@10"] = _exact(metrics.gini(lists.rows, num_items=num_items, k=10), len(queries))

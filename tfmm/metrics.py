@@ -2,6 +2,22 @@
 
 `tfmm.relevance` makes the relevance matrix `[queries, k]` (bool, True = a target stands at that place). A query with no
 target has no right answer: its value is NaN, and `tfmm.confidence` leaves it out of means and counts.
+
+Where libraries differ, this is what holds here; `tests/test_metrics_oracles.py` pins each line against theirs:
+
+- Ties: of equal scores, targets come last. trec_eval orders them by document name descending, MS MARCO ascending.
+- A query without a target: NaN, counted nowhere. trec_eval and ir_measures say 0 where the query is judged.
+- A query without an answer: 0, and counted, as with ir_measures. RecTools leaves it out of what tells of lists alone.
+- `ndcg`: binary gains, log2, the ideal list holds min(targets, k) targets, as in trec_eval. RecTools' ideal by default
+  has k, whatever can be reached.
+- `recall`: hits / targets, also where there are more than k targets.
+- `precision`: hits / k, also of shorter lists, as in trec_eval and RecTools.
+- `map`: divided by min(targets, k). trec_eval's `map_cut` and RecTools' MAP divide by all targets.
+- `diversity`: an item without a vector forms no pair; a list without a pair is NaN. RecTools has 0 there.
+- `novelty`: shares of events, one added to each item's count. RecTools' MeanInvUserFreq has shares of users, and takes
+  an item that nobody had for one that a single user had.
+- `serendipity`: the sum by k, as RecTools writes it; what it computes is the sum by the length of the list.
+- Empty lists have no diversity and no novelty (NaN).
 """
 
 from __future__ import annotations
@@ -186,6 +202,36 @@ def novelty(items: np.ndarray, popularity: np.ndarray, *, k: int) -> np.ndarray:
     first = _first(items, k)
     number = np.count_nonzero(first != NO_ITEM, axis=1)
     return np.where(number > 0, bits[first].sum(axis=1) / np.maximum(number, 1), np.nan)
+
+
+def serendipity(
+    items: np.ndarray, relevance: np.ndarray, num_targets: np.ndarray, popularity: np.ndarray, *, k: int
+) -> np.ndarray:
+    """Returns `[queries]`: how much earlier than by popularity the targets stand; sum over hits of gain, by k.
+
+    A hit at place i, of an item at place j by popularity, gains max(p(i) - p(j), 0), where p(i) = (n + 1 - i) / n for
+    n items. Items that are equally popular share a place, and the next count has the next place; an item without an
+    event has p = 0 (the Serendipity of RecTools).
+
+    Example::
+
+        >>> lists, hits = np.array([[2, 0], [0, 1]]), np.array([[1, 0], [1, 0]], bool)
+        >>> serendipity(lists, hits, np.array([1, 1]), np.array([9, 5, 5, 0]), k=2)
+        array([0.125, 0.   ])
+
+    Args:
+        items: `[queries, width]` int item rows, best first; `NO_ITEM` is padding.
+        relevance: `[queries, width]` bool, of these lists in this order.
+        num_targets: `[queries]`.
+        popularity: `[num_items]`, how often each item stands in the training events.
+        k: how many places count.
+    """
+    num_items = len(popularity)
+    _, place = np.unique(-popularity, return_inverse=True)  # the most popular first
+    anybody = np.where(popularity > 0, (num_items - place) / num_items, 0.0)
+    somebody = (num_items - np.arange(k)) / num_items
+    gains = np.maximum(somebody - anybody[_first(items, k)], 0.0) * _first(relevance, k)
+    return _counted(gains.sum(axis=1) / k, num_targets)
 
 
 def _pairwise_distance(units: np.ndarray, usable: np.ndarray, items: np.ndarray) -> np.ndarray:

@@ -101,19 +101,33 @@ def relevance_of_lists(items: np.ndarray, targets: Ragged, *, scores: Optional[n
     Raises:
         ValueError: on a NaN score, an item twice in a list, or a target named twice.
     """
+    return pessimistic_lists(items, targets, scores=scores)[1]
+
+
+def pessimistic_lists(
+    items: np.ndarray, targets: Ragged, *, scores: Optional[np.ndarray] = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lists in the order that is measured, and their `relevance_of_lists`, both `[queries, k]`.
+
+    Example::
+
+        >>> targets = Ragged.from_rows([[7]], int)
+        >>> pessimistic_lists(np.array([[NO_ITEM, 7, 3]]), targets, scores=np.array([[0., .5, .5]]))
+        (array([[ 3,  7, -1]]), array([[False,  True, False]]))
+    """
     _check_rows("targets", targets, (len(items), NO_ITEM))
     _check_distinct(targets)
     _check_lists(items)
     valid = items != NO_ITEM
     relevance = valid & _is_target(items, targets)
     if scores is None:
-        return relevance
+        return items, relevance
     if scores.shape != items.shape:
         raise ValueError(f"Expected scores of the shape of items, {items.shape}, got {scores.shape}.")
     _check_no_nan(np.where(valid, scores, 0.0), 0)
     # The last key counts most: what is valid first, then the higher score, then what is not a target.
     order = np.lexsort((relevance, -scores, ~valid), axis=1)
-    return np.take_along_axis(relevance, order, axis=1)
+    return np.take_along_axis(items, order, axis=1), np.take_along_axis(relevance, order, axis=1)
 
 
 def _ranks_of_block(scores: np.ndarray, targets: Ragged, excluded: Ragged) -> np.ndarray:
