@@ -1,4 +1,4 @@
-"""The figures that `evaluation` reports, against other people's libraries: from scores and lists to means over users."""
+"""What `evaluation` reports, against other people's libraries: from scores and lists to means over users."""
 
 from __future__ import annotations
 

@@ -20,7 +20,18 @@ BARE = int(shops.COLD[-1])  # neither content nor events: see `data`
 STRANGER = shops.USERS  # a user row without any event
 UNPERSONAL = ("popularity", "recent_popularity")
 FAST = ("popularity", "recent_popularity", "item_knn", "ease", "ease_plain", "ease_content", "ials", "bpr", "lightgcn")
-NAMES = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in zoo.SYSTEMS]
+PACKAGES = {name: system.package for name, system in zoo.SYSTEMS.items() if system.package}
+
+
+def marks(name: str) -> list:
+    """Returns why a system may not be tested here: it takes long, or its package is absent."""
+    if name in PACKAGES:
+        reason = f"pip install tfmm[bench] for {PACKAGES[name]}"
+        return [pytest.mark.skipif(not zoo.installed(PACKAGES[name]), reason=reason)]
+    return [] if name in FAST else [pytest.mark.slow]
+
+
+NAMES = [pytest.param(name, marks=marks(name)) for name in zoo.SYSTEMS]
 TRAINING = TrainingConfig(epochs=14, patience=4, batch_size=256, negatives=3, learning_rate=1e-2)
 
 
@@ -168,7 +179,7 @@ def test_systems_come_in_the_order_of_the_table_each_once():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, system in zoo.SYSTEMS.items() if system.content])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n, s in zoo.SYSTEMS.items() if s.content])
 @pytest.mark.parametrize("kept", ["image", ATTRIBUTES])
 def test_a_shop_with_one_kind_of_content_is_enough(name, kept):
     """As of videos that are vectors alone, or of products that are attributes alone."""

@@ -177,10 +177,15 @@ def open_run(config: Config, options: CompareOptions, shop: Shop, directory: Pat
 def fit_all(data: zoo.Data, options: CompareOptions) -> dict[str, Trained]:
     """Returns the systems, trained.
 
-    The report's baselines are always among them; of "all", those that need content are left out where there is none.
+    The report's baselines are always among them; of "all", those that need content are left out where there is none,
+    and those of other packages where these are absent.
     """
     names = zoo.chosen(options.systems)
     wanted = [name for name in zoo.SYSTEMS if name in names or name in zoo.BASELINES]
+    missing = [name for name in wanted if not zoo.installed(zoo.SYSTEMS[name].package)]
+    if missing:
+        wanted = [name for name in wanted if name not in missing]
+        _log.warning("Left out %s, whose packages are absent: pip install 'tfmm[bench]'", ", ".join(missing))
     if names == list(zoo.SYSTEMS) and not set(data.items.modalities) - {ID}:
         wanted = [name for name in wanted if not zoo.SYSTEMS[name].content]
         _log.warning("The products have no content: systems that need some are left out.")

@@ -15,7 +15,7 @@ GLOSSARY = {
     "coverage": "share of the catalogue that anybody is shown",
     "diversity": "how unlike each other the items of one list are (1 - cosine)",
     "novelty": "how rare what is shown is, in bits; higher = less of the best sellers",
-    "serendipity": "how much earlier than by popularity the right items stand; higher = more of them are no best sellers",
+    "serendipity": "how much earlier than by popularity the right items stand; higher = fewer best sellers among them",
     "gini": "how unevenly the catalogue is shown: 0 = evenly, 1 = one item only",
 }
 """Metric -> what it means; its order is the order of columns."""

@@ -20,22 +20,25 @@ from tfmm.zoo import (
     mmfnet,
     mmulcoonn,
     mtmf,
+    peers,
     personalised_sorter,
     vbpr,
 )
 from tfmm.zoo.classics import ClassicConfig, classic
 from tfmm.zoo.data import Data, data_of
 from tfmm.zoo.fitted import Fitted, recommend
+from tfmm.zoo.peers import absent, installed
 
-__all__ = ["BASELINES", "SYSTEMS", "Data", "Fitted", "System", "chosen", "data_of", "recommend"]
+__all__ = ["BASELINES", "SYSTEMS", "Data", "Fitted", "System", "chosen", "data_of", "installed", "recommend"]
 
 
 class System(NamedTuple):
-    """How to fit it, its settings, and whether it needs products with content."""
+    """How to fit it, its settings, whether it needs products with content, and whose package it is ("" = ours)."""
 
     fit: Callable[[Data, Any], Fitted]
     config: Any
     content: bool = False
+    package: str = ""
 
 
 BASELINES = ("popularity", "recent_popularity", "item_knn", "ease", "transitions")
@@ -58,6 +61,10 @@ SYSTEMS: dict[str, System] = {
     "mmulcoonn": System(mmulcoonn.fit, mmulcoonn.MmulcoonnConfig(), content=True),
     "mmfnet": System(mmfnet.fit, mmfnet.MmfnetConfig(), content=True),
     "personalised_sorter": System(personalised_sorter.fit, personalised_sorter.SorterConfig(), content=True),
+    "implicit_als": System(peers.fit_als, peers.AlsConfig(), package="implicit"),
+    "implicit_bpr": System(peers.fit_bpr, peers.BprConfig(), package="implicit"),
+    "cornac_bpr": System(peers.fit_cornac_bpr, peers.BprConfig(), package="cornac"),
+    "rectools_als_features": System(peers.fit_als_features, peers.AlsConfig(), content=True, package="rectools"),
 }
 
 
@@ -65,13 +72,15 @@ def chosen(names: str) -> list[str]:
     """Returns the systems of a comma-separated list, or all, in the order of the table.
 
     Raises:
-        ValueError: one is unknown; it names the nearest right one.
+        ValueError: one is unknown (it names the nearest right one), or its package is absent.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
         if name not in SYSTEMS and name != "all":
             expected = f"all, {', '.join(SYSTEMS)}"
             raise ValueError(f"Expected systems of {expected}, got {name!r}.{did_you_mean(name, SYSTEMS)}")
+        if name in SYSTEMS and not installed(SYSTEMS[name].package):
+            raise ValueError(absent(SYSTEMS[name].package))
     if not wanted:
         raise ValueError(f"Expected --systems all, or some of {', '.join(SYSTEMS)}, got none.")
     return [name for name in SYSTEMS if name in wanted or "all" in wanted]
