@@ -180,12 +180,12 @@ def test_the_table_shows_every_system_the_best_first():
 def test_systems_that_need_content_are_left_out_where_there_is_none(monkeypatch):
     data = zoo.data_of(shops.CONFIG, shops.shop())
     bare = dataclasses.replace(data, items=dataclasses.replace(data.items, modalities=("id",)))
-    fitted = []
+    anything, fitted = trained()["popularity"].fitted, []
     for name, system in zoo.SYSTEMS.items():
 
         def fit(data: zoo.Data, config: object, name: str = name) -> zoo.Fitted:
             fitted.append(name)
-            return trained()["popularity"].fitted
+            return anything
 
         monkeypatch.setitem(zoo.SYSTEMS, name, system._replace(fit=fit))
     comparing.fit_all(bare, CompareOptions())

@@ -28,14 +28,11 @@ def test_our_ials_has_the_fixed_point_of_implicit_s():
     als = pytest.importorskip("implicit.cpu.als", reason=peers.absent("implicit"))
     a, l2 = 0.1, 0.05
     matrix = suite.data().matrix().tocsr()[: shops.USERS]
-    settings = {"alpha": (1 + a) / a, "regularization": l2 * (1 + a) / a, "iterations": 60, "random_state": 0}
-    model = als.AlternatingLeastSquares(
-        factors=4, use_cg=False, use_native=False, num_threads=1, dtype=np.float64, **settings
-    )
+    settings = {"alpha": (1 + a) / a, "regularization": l2 * (1 + a) / a, "iterations": 1000, "random_state": 0}
+    model = als.AlternatingLeastSquares(factors=4, use_cg=False, num_threads=1, **settings)
     model.fit(matrix, show_progress=False)
     users, items = (factors / np.sqrt(1 + a) for factors in (model.user_factors, model.item_factors))
     assert np.abs(items).max() > 0.1  # not the fixed point at zero
-    # Cui is float32 in that package, hence the tolerance.
     np.testing.assert_allclose(ials.solve(matrix, items, alpha=a, l2=l2, nu=0.0), users, atol=1e-3)
     columns = matrix.T.tocsr()
     np.testing.assert_allclose(ials.solve(columns, users, alpha=a, l2=l2, nu=0.0), items, atol=1e-3)
