@@ -11,11 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfmm"
 
 ORDER = (
-    *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "closed_form", "canonical"),
+    *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "clicks", "closed_form"),
+    "canonical",
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
     *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "asking", "tagging", "reading"),
-    *("index", "candidates", "reranking", "service", "export", "serving", "reindexing", "evaluation", "audience"),
-    *("report", "config", "stages", "gallery", "results", "zoo", "train", "measuring"),
+    *("index", "candidates", "reranking", "service", "trees", "ranker", "export", "serving", "reindexing", "evaluation", "audience"),
+    *("report", "config", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
     *("comparing", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
@@ -23,7 +24,8 @@ ORDER = (
 WITH_TENSORFLOW = (
     *("schema", "encoders", "records", "pipelines", "fusion", "towers", "losses", "retrieval", "index", "candidates"),
     *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "tagging", "reading"),
-    *("reranking", "service", "export", "serving", "reindexing", "evaluation", "stages", "zoo", "measuring"),
+    *("reranking", "service", "trees", "ranker", "ranking", "export", "serving", "reindexing", "evaluation", "stages"),
+    *("zoo", "measuring"),
     "sources.movielens_download",
 )
 OWNERS = {
@@ -42,6 +44,7 @@ OWNERS = {
     "pyarrow": ("sources",),
     "yaml": ("sources.mapping",),
     "PIL": ("sources", "encoders.pictures", "report.gallery", "serving.catalogue"),
+    "lightgbm": ("trees",),
     "scipy": ("closed_form", "canonical"),
     "sentencepiece": ("encoders.text",),
     "implicit": ("zoo.peers",),

@@ -18,6 +18,7 @@ from tfmm.evaluation import EvaluationConfig
 from tfmm.finetuning import FinetuneConfig
 from tfmm.hearing import SpeechConfig
 from tfmm.index import IndexConfig
+from tfmm.ranker import LetorConfig
 from tfmm.reranking import RerankingConfig
 from tfmm.retrieval import RetrievalConfig
 from tfmm.splits import SplitConfig
@@ -35,7 +36,7 @@ class Config:
     """A run.
 
     Attributes:
-        source: where the data comes from: demo, folder, movielens, fashion, tiktok or amazon.
+        source: where the data comes from: demo, folder, movielens, fashion, tiktok, amazon or letor (judged lists).
         data_dir: folder of the source's files.
         subset: which set, where a folder or a public source holds several.
         size: "tiny" ends within a minute (a smoke run), "small" is the default, "full" takes its time.
@@ -87,6 +88,7 @@ class Config:
     index: IndexConfig = dataclasses.field(default_factory=IndexConfig)
     candidates: CandidatesConfig = dataclasses.field(default_factory=CandidatesConfig)
     reranking: RerankingConfig = dataclasses.field(default_factory=RerankingConfig)
+    letor: LetorConfig = dataclasses.field(default_factory=LetorConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -200,6 +202,18 @@ def presets(source: str, size: str) -> dict[str, Any]:
         )
     if source == "tiktok":
         values.update({"splits.kind": "published", "towers.fusion": "gated"})
+    if source == "letor":
+        values.update(
+            {
+                "reranking.epochs": 40,
+                "reranking.patience": 8,
+                "reranking.batch_size": 32,
+                "reranking.width": 128,
+                "reranking.layers": 2,
+                "reranking.dropout": 0.3,
+                "reranking.noise": 0.1,
+            }
+        )
     if size == "tiny":
         values.update(
             {
@@ -207,6 +221,7 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "towers.dim": 32,
                 "retrieval.epochs": 4,
                 "reranking.epochs": 3,
+                "letor.members": 2,
                 "refit_epochs": 1,
                 "alignment.epochs": 4,
                 "candidates.retrieved": 40,

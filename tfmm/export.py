@@ -8,15 +8,22 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import tensorflow as tf
 
-from tfmm.service import Storefront
 
 EXAMPLES = "examples"
 
 
-def export(service: Storefront, model_dir: Path, *, beside: Callable[[Path], None] = lambda _: None) -> Path:
+class Service(Protocol):
+    """A `tf.Module` that answers."""
+
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
+        """Returns signature name -> the traced graph."""
+
+
+def export(service: Service, model_dir: Path, *, beside: Callable[[Path], None] = lambda _: None) -> Path:
     """Returns the directory of the new version, `model_dir/<newest + 1>`.
 
     Args:

@@ -81,6 +81,27 @@ def ndcg(relevance: np.ndarray, num_targets: np.ndarray, *, k: int) -> np.ndarra
     return _counted(gained / np.where(ideal > 0, ideal, 1.0), num_targets)
 
 
+def graded_ndcg(labels: np.ndarray, *, k: int) -> np.ndarray:
+    """Returns `[queries]`: NDCG@k of labels in ranked order; NaN where none is above 0.
+
+    Gains are 2^label - 1 (Burges et al. 2005), the discount of place i (1-based) is 1 / log2(i + 1).
+
+    Example::
+
+        >>> graded_ndcg(np.array([[1, 2, 0], [0, 0, 0]]), k=2).round(4)
+        array([0.7967,    nan])
+
+    Args:
+        labels: `[queries, list_size]`, 0 or more, best place first: of the whole list, 0 where it is padded.
+        k: how many places count.
+    """
+    gains = np.exp2(labels.astype(np.float64)) - 1.0
+    discounts = 1.0 / np.log2(np.arange(2, k + 2))
+    gained = _first(gains, k) @ discounts
+    ideal = _first(-np.sort(-gains, axis=1), k) @ discounts
+    return _counted(gained / np.where(ideal > 0, ideal, 1.0), ideal)
+
+
 def mrr(relevance: np.ndarray, num_targets: np.ndarray, *, k: int) -> np.ndarray:
     """Returns `[queries]`: 1 / place of the first target, 0 where none stands in the first k places.
 

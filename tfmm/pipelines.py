@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_ranking as tfr
 
 from tfmm import schema
-from tfmm.records import FEATURES, shards
+from tfmm.records import FEATURES, WEIGHT, shards
 
 MASK = "mask"
 KNOWN = "known"
@@ -150,7 +150,7 @@ def example_list_batches(
     """Returns one pass over a group's example lists, as (features, labels).
 
     Features are those of `parse_example_lists` and `mask` bool `[batch, list_size]`; labels are `[batch, list_size]`,
-    -1 where the mask is False.
+    -1 where the mask is False. Where the records have weights, `weight` `[batch, list_size]` is among the features.
 
     Args:
         directory: of the records.
@@ -166,7 +166,7 @@ def example_list_batches(
     manifest = shards.read_manifest(directory, name, kind=shards.EXAMPLE_LISTS)
 
     def parse(serialized: tf.Tensor) -> tuple[Batch, tf.Tensor]:
-        return _parse_labelled(serialized, list_size=list_size, num_features=manifest.num_features)
+        return _parse_labelled(serialized, manifest, list_size=list_size)
 
     lists = _records(directory, manifest).batch(_PARSED_AT_ONCE).map(parse, tf.data.AUTOTUNE).unbatch().cache()
     lists = _shuffled(lists, manifest.count, seed) if shuffle else lists
@@ -192,9 +192,13 @@ def parse_queries(serialized: tf.Tensor) -> Batch:
     return _dense_query(tf.io.parse_example(serialized, schema.query_spec()))
 
 
-def _parse_labelled(serialized: tf.Tensor, *, list_size: Optional[int], num_features: int) -> tuple[Batch, tf.Tensor]:
-    label = {schema.LABEL: tf.io.FixedLenFeature([], tf.float32, PADDED_LABEL)}
-    features, mask, others = _parse_elwc(serialized, {**_example_spec(num_features), **label}, list_size)
+def _parse_labelled(
+    serialized: tf.Tensor, manifest: shards.Manifest, *, list_size: Optional[int]
+) -> tuple[Batch, tf.Tensor]:
+    spec = {**_example_spec(manifest.num_features), schema.LABEL: tf.io.FixedLenFeature([], tf.float32, PADDED_LABEL)}
+    if manifest.weighted:
+        spec[WEIGHT] = tf.io.FixedLenFeature([], tf.float32, 1.0)
+    features, mask, others = _parse_elwc(serialized, spec, list_size)
     return {**features, MASK: mask}, others[schema.LABEL]
 
 

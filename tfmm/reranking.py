@@ -32,6 +32,8 @@ class RerankingConfig:
         layers: of self-attention across the list.
         heads: of each.
         dropout: in the scorer.
+        noise: standard deviation of what is added to the (standardised) numbers in training, so that no scorer leans on
+            their exact values.
     """
 
     loss: str = "softmax_loss"
@@ -43,6 +45,7 @@ class RerankingConfig:
     layers: int = 1
     heads: int = 2
     dropout: float = 0.2
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         names = sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"})  # wants several scores
@@ -55,21 +58,24 @@ class ListwiseScorer(tf.keras.Model):
 
     The first two features, the retrieval score and what item-item weights say, are terms of the outcome from the
     start, and the rest starts at zero: untrained, the scorer adds up a learned model and a closed form, which mix well.
+    Lists that nobody retrieved have no such terms, and no vectors of items and queries: numbers alone.
 
     Attributes:
+        terms: how many features are terms of the outcome.
         trust: weights of the retrieval score, of the item-item weights, and of what is learned beside them.
     """
 
-    def __init__(self, config: RerankingConfig) -> None:
+    def __init__(self, config: RerankingConfig, *, terms: int = 2) -> None:
         super().__init__(name="listwise_scorer")
-        self._config = config
+        self._config, self.terms = config, terms
         self.normalise = tf.keras.layers.Normalization(name="normalise")
         self.match = tf.keras.layers.Dense(config.width, name="match")
         self.enter = tf.keras.layers.Dense(config.width, activation="gelu", name="enter")
         self.blocks = [_ListBlock(config, name=f"block_{i}") for i in range(config.layers)]
         self.leave = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="leave")
         self.drop = tf.keras.layers.Dropout(config.dropout)
-        self.trust = self.add_weight(name="trust", shape=[3], initializer="ones")
+        self.blur = tf.keras.layers.GaussianNoise(config.noise) if config.noise else None
+        self.trust = self.add_weight(name="trust", shape=[terms + 1], initializer="ones")
 
     def get_config(self) -> dict[str, object]:
         """Returns what Keras writes beside the weights."""
@@ -78,12 +84,15 @@ class ListwiseScorer(tf.keras.Model):
     def call(self, features: Tensors, training: bool = False) -> tf.Tensor:
         """Returns logits `[batch, list_size]`; what stands in padding never changes the others'."""
         example, mask = features["example"], features["mask"]
-        numbers = tf.clip_by_value(self.normalise(example), -5.0, 5.0)
-        match = self.match(features["item"] * features["query"][:, tf.newaxis])
-        x = self.enter(self.drop(tf.concat([numbers, match], axis=-1), training=training))
+        x = tf.clip_by_value(self.normalise(example), -5.0, 5.0)
+        if self.blur is not None:
+            x = self.blur(x, training=training)
+        if "item" in features:
+            x = tf.concat([x, self.match(features["item"] * features["query"][:, tf.newaxis])], axis=-1)
+        x = self.enter(self.drop(x, training=training))
         for block in self.blocks:
             x = block(x, mask, training=training)
-        terms = tf.concat([example[..., :2], self.leave(x)], axis=-1)
+        terms = tf.concat([example[..., : self.terms], self.leave(x)], axis=-1)
         return tf.linalg.matvec(terms, self.trust)
 
 
@@ -134,23 +143,24 @@ def fit(
     """Returns the training curves, after `scorer` holds the weights of its best validation epoch.
 
     Epoch 0 is the sum of the two stages, weighted as validation likes best, so that a scorer which never beats it stays
-    it.
+    it (where lists have no such terms, epoch 0 knows nothing).
 
     Args:
         scorer: trained in place.
         config: how.
-        train: of `featurise`.
+        train: of `featurise`; weights `[batch, list_size]` may stand after the labels.
         validation: likewise; chooses the epoch by NDCG@10.
         directory: of the best weights.
         logs: of TensorBoard.
     """
-    scorer.normalise.adapt(train.map(lambda features, _: tf.boolean_mask(features["example"], features["mask"])))
+    scorer.normalise.adapt(train.map(lambda features, *_: tf.boolean_mask(features["example"], features["mask"])))
     scorer.compile(
         optimizer=tf.keras.optimizers.AdamW(config.learning_rate, weight_decay=1e-4, clipnorm=1.0),
         loss=tfr.keras.losses.get(config.loss),
         metrics=[tfr.keras.metrics.get("ndcg", topn=10, name="ndcg@10")],
     )
-    _choose_trust(scorer, validation)
+    if scorer.terms:
+        _choose_trust(scorer, validation)
     best = directory / "best.weights.h5"
     directory.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[float]] = {"loss": [], "validation ndcg@10": []}

@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from rich.logging import RichHandler
 
-from tfmm import gallery, results, sources, stages
+from tfmm import gallery, ranker, ranking, results, sources, stages
 from tfmm.config import Config, parse
 from tfmm.export import export
 from tfmm.progress import console
@@ -26,6 +26,7 @@ from tfmm.service import ContentService, Service, Storefront
 from tfmm.serving.catalogue import write_catalogue
 from tfmm.serving.models_config import write_models_config
 from tfmm.serving.warmup import write_warmup
+from tfmm.sources import letor
 from tfmm.stages import Catalogue
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def run(config: Config, *, argv: list[str]) -> Path:
     """Returns the exported version, after the report stands in the run's directory."""
     clock = _Clock()
     stages.set_seed(config.seed)
+    if config.source == sources.LETOR:
+        return _rank_only(config, clock, argv)
     with clock("load"):
         dataset = sources.load(
             config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
@@ -137,6 +140,32 @@ def _search_only(config: Config, shop: Catalogue, clock: _Clock, directory: Path
         report = results.search_report(config, shop, aligner, ears=ears, curves=shown, timings=clock.seconds, argv=argv)
         report["tagging"] = tags
     return _finish(report, directory, version, gallery.of_searches(config, shop, aligner))
+
+
+def _rank_only(config: Config, clock: _Clock, argv: list[str]) -> Path:
+    """Returns the exported version of a ranker of lists that somebody else retrieves and has judged."""
+    if config.data_dir is None:
+        raise ValueError("data_dir: expected a folder of LETOR files, got none. Give --data_dir DIR.")
+    with clock("load"):
+        parts = letor.load(config.data_dir, subset=config.subset)
+        mark = parts.fingerprint()
+        directory = config.runs / (config.run or f"{parts.name}-{mark[:8]}-seed{config.seed}")
+        _start(config, directory, fingerprint=mark)
+        where = config.records / f"{parts.name}-{mark[:8]}"
+        ranking.write(parts, where)
+    with clock("train ranker"):
+        fitted = ranking.fit(config, parts, where, directory=directory)
+    with clock("export"):
+        requests = ranker.warmup_requests(fitted.ranker, ranking.warmup_examples(parts))
+        version = export(
+            fitted.ranker,
+            config.saved_models / MODEL,
+            beside=lambda path: write_warmup(path, requests, name=MODEL),
+        )
+        write_models_config(config.saved_models)
+    with clock("evaluate"):
+        report = ranking.build_report(config, parts, fitted, version, timings=clock.seconds, argv=argv)
+    return _finish(report, directory, version, [])
 
 
 def _export(config: Config, service: Storefront, shop: Catalogue) -> Path:

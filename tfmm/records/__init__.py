@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tfmm.records.items import ItemTable, findings, read_items, write_items
-from tfmm.records.lists import FEATURES, ExampleLists, serialise_lists, write_example_lists
+from tfmm.records.lists import FEATURES, WEIGHT, ExampleLists, serialise_lists, write_example_lists
 from tfmm.records.sequences import Sequences, context_terms, write_sequences
 from tfmm.records.shards import CorruptRecords, Manifest, Shard, ids_sha256, read_manifest, verified_paths
 from tfmm.records.vectors import Encoder
 
 __all__ = [
     "FEATURES",
+    "WEIGHT",
     "CorruptRecords",
     "Encoder",
     "ExampleLists",

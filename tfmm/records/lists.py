@@ -19,6 +19,9 @@ from tfmm.records.columns import put, put_string
 FEATURES = "features"
 """Name of the dense numeric features of an example, `[num_features]`."""
 
+WEIGHT = "weight"
+"""Name of how much an example's label counts, where lists have weights."""
+
 _PER_SHARD = 1024
 
 
@@ -32,18 +35,20 @@ class ExampleLists:
         query: feature of `schema.query_spec()` -> `Ragged`, one row a query, or `[num_queries]`; what is left out is
             unknown.
         features: `[total candidates, num_features]`, dense numbers of a query and a candidate together, or None.
+        weights: `[total candidates]`, how much each label counts in training, or None: all alike.
     """
 
     items: Ragged
     labels: np.ndarray
     query: Mapping[str, Union[Ragged, np.ndarray]] = dataclasses.field(default_factory=dict)
     features: Optional[np.ndarray] = None
+    weights: Optional[np.ndarray] = None
 
     def __post_init__(self) -> None:
         for name, column in self.query.items():
             _check_query_feature(name, column, len(self.items))
         total = len(self.items.values)
-        for name, rows in (("labels", self.labels), (FEATURES, self.features)):
+        for name, rows in (("labels", self.labels), (FEATURES, self.features), (WEIGHT, self.weights)):
             if rows is not None and len(rows) != total:
                 raise ValueError(f"Expected {total} rows (one a candidate) in {name}, got {len(rows)}.")
         bad = np.flatnonzero(~(self.labels >= 0))
@@ -76,6 +81,7 @@ def write_example_lists(
         shards=written,
         lengths=shards.length_counts(lists.items.lengths),
         num_features=0 if lists.features is None else lists.features.shape[1],
+        weighted=lists.weights is not None,
     )
     return shards.publish(Path(directory), manifest)
 
@@ -94,12 +100,15 @@ def serialise_lists(lists: ExampleLists) -> Iterator[bytes]:
 def _add_examples(message: input_pb2.ExampleListWithContext, lists: ExampleLists, where: slice) -> None:
     ids, labels = lists.items.values[where].tolist(), lists.labels[where].tolist()
     numbers = None if lists.features is None else lists.features[where].tolist()
+    weights = None if lists.weights is None else lists.weights[where].tolist()
     for position, item_id in enumerate(ids):
         features = message.examples.add().features
         put_string(features, schema.ITEM_ID, item_id)
         features.feature[schema.LABEL].float_list.value.append(labels[position])
         if numbers is not None:
             features.feature[FEATURES].float_list.value.extend(numbers[position])
+        if weights is not None:
+            features.feature[WEIGHT].float_list.value.append(weights[position])
 
 
 def _check_query_feature(name: str, column: Union[Ragged, np.ndarray], num_queries: int) -> None:

@@ -66,6 +66,7 @@ class Manifest:
         event_types: names that event numbers index (sequences).
         lengths: length -> how many sequences or lists have it.
         num_features: width of the dense features of an example (example lists).
+        weighted: whether examples have weights (example lists).
     """
 
     name: str
@@ -80,6 +81,7 @@ class Manifest:
     event_types: tuple[str, ...] = ()
     lengths: Mapping[int, int] = dataclasses.field(default_factory=dict)
     num_features: int = 0
+    weighted: bool = False
     schema_version: int = SCHEMA_VERSION
 
 

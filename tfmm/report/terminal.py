@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "diversity@10")
+_SHOWN_OF_LISTS = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "mrr@10", "map@10")
 
 
 def headline(report: Mapping[str, Any], console: Console) -> None:
@@ -64,15 +65,16 @@ def _show_kinds(kinds: Mapping[str, Any], console: Console, *, title: str, first
 
 def _show_models(report: Mapping[str, Any], console: Console) -> None:
     protocol = report["protocol"]
-    table = Table(
-        title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked"
-    )
+    lists = "shoppers" not in protocol
+    asked = "lists of documents" if lists else f"of {protocol['shoppers']} shoppers, whole catalogue ranked"
+    table = Table(title=f"{protocol['queries']} test queries {asked}")
     table.add_column("system", no_wrap=True)
-    for name in _SHOWN:
+    shown = _SHOWN_OF_LISTS if lists else _SHOWN
+    for name in shown:
         table.add_column(name, justify="right")
-    best = {name: max(model["metrics"][name]["mean"] for model in report["models"].values()) for name in _SHOWN}
+    best = {name: max(model["metrics"][name]["mean"] for model in report["models"].values()) for name in shown}
     for system, model in report["models"].items():
-        cells = (_cell(model["metrics"][name], best=best[name]) for name in _SHOWN)
+        cells = (_cell(model["metrics"][name], best=best[name]) for name in shown)
         table.add_row(system, *cells)
     attainable = report.get("attainable")
     if attainable:
@@ -84,7 +86,7 @@ def _show_models(report: Mapping[str, Any], console: Console) -> None:
     for row in report.get("comparisons", ()):
         low, high = row["ci95"]
         verdict = "above" if low > 0 else "below" if high < 0 else "not told apart from"
-        if row["a"] != "retrieval":
+        if row["a"] != "retrieval" and row["metric"] == "ndcg@10":
             console.print(f"{row['a']} is {verdict} {row['b']}: {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
 
 

@@ -11,6 +11,9 @@ from tfmm.sources.dataset import Dataset
 SOURCES = ("demo", "folder", "movielens", "fashion", "tiktok", "amazon")
 """What `load` knows."""
 
+LETOR = "letor"
+"""The source of judged lists, which are no shop: `tfmm.sources.letor.load` reads them."""
+
 _EXPECTED = {
     "folder": "items.* and interactions.*",
     "fashion": "Kaggle's styles.csv and images/",
@@ -35,8 +38,10 @@ def load(
     Raises:
         ValueError: on an unknown source, or files that cannot be used; it says what was expected and what to do.
     """
+    if source == LETOR:
+        raise ValueError("letor: expected a shop, got lists of judged documents; only train.py reads them.")
     if source not in SOURCES:
-        raise dirt.unknown("source", source, SOURCES)
+        raise dirt.unknown("source", source, (*SOURCES, LETOR))
     if source == "demo":
         return _demo(data_dir, subset, size=size, seed=seed)
     if source == "movielens":
