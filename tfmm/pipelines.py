@@ -166,7 +166,8 @@ def example_list_batches(
     manifest = shards.read_manifest(directory, name, kind=shards.EXAMPLE_LISTS)
 
     def parse(serialized: tf.Tensor) -> tuple[Batch, tf.Tensor]:
-        return _parse_labelled(serialized, manifest, list_size=list_size)
+        features, labels = _parse_labelled(serialized, manifest, list_size=list_size)
+        return {name: _not_empty(value) for name, value in features.items()}, labels
 
     lists = _records(directory, manifest).batch(_PARSED_AT_ONCE).map(parse, tf.data.AUTOTUNE).unbatch().cache()
     lists = _shuffled(lists, manifest.count, seed) if shuffle else lists
@@ -219,6 +220,14 @@ def _parse_elwc(
     mask.set_shape([None, list_size])
     features = {name: value for name, value in examples.items() if name != schema.LABEL}
     return {**_dense_query(parsed), **features}, mask, examples
+
+
+def _not_empty(value: tf.Tensor) -> tf.Tensor:
+    """Returns `[batch, 1]` of padding for `[batch, 0]`: TensorFlow 2.15's `unbatch` crashes on int64 without a column."""
+    if value.shape.rank != 2:
+        return value
+    missing = tf.maximum(0, 1 - tf.shape(value)[1])
+    return tf.pad(value, [[0, 0], [0, missing]], constant_values=tf.constant(_PADDING[value.dtype], value.dtype))
 
 
 def _example_spec(num_features: int) -> schema.FeatureSpec:
