@@ -15,8 +15,20 @@ ORDER = (
     "canonical",
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
     *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "asking", "tagging", "reading"),
-    *("index", "candidates", "reranking", "service", "trees", "ranker", "export", "serving", "reindexing", "evaluation", "audience"),
-    *("report", "config", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
+    *(
+        "index",
+        "candidates",
+        "reranking",
+        "service",
+        "trees",
+        "ranker",
+        "export",
+        "serving",
+        "reindexing",
+        "evaluation",
+        "audience",
+    ),
+    *("report", "config", "judging", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
     *("comparing", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""

@@ -40,7 +40,8 @@ class ClickLog:
         if len(wrong):
             row = int(wrong[0])
             raise ValueError(
-                f"Expected 0 <= clicks <= shown and shown above 0, got {self.clicks[row]} of {self.shown[row]} in row {row}."
+                f"Expected 0 <= clicks <= shown and shown above 0, got {self.clicks[row]} of {self.shown[row]} "
+                f"in row {row}."
             )
 
 
@@ -55,7 +56,9 @@ def propensities(log: ClickLog, *, iterations: int = 300) -> np.ndarray:
     """
     places = np.unique(np.stack([log.document, log.place]), axis=1)
     if np.bincount(places[0]).max(initial=0) < 2:
-        raise ValueError("Expected documents shown at several places, got none: swap places at random for some queries.")
+        raise ValueError(
+            "Expected documents shown at several places, got none: swap places at random for some queries."
+        )
     looked, worth = np.full(log.place.max() + 1, 0.5), np.full(log.document.max() + 1, 0.5)
     unclicked, seen_at = log.shown - log.clicks, np.bincount(log.place, log.shown, len(looked))
     shown_of = np.bincount(log.document, log.shown, len(worth))

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import tensorflow as tf
 
-
 EXAMPLES = "examples"
 
 

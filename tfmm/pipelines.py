@@ -150,7 +150,7 @@ def example_list_batches(
     """Returns one pass over a group's example lists, as (features, labels).
 
     Features are those of `parse_example_lists` and `mask` bool `[batch, list_size]`; labels are `[batch, list_size]`,
-    -1 where the mask is False. Where the records have weights, `weight` `[batch, list_size]` is among the features.
+    -1 where the mask is False. Where the records have weights, features have `weight` `[batch, list_size]`.
 
     Args:
         directory: of the records.
@@ -223,7 +223,7 @@ def _parse_elwc(
 
 
 def _not_empty(value: tf.Tensor) -> tf.Tensor:
-    """Returns `[batch, 1]` of padding for `[batch, 0]`: TensorFlow 2.15's `unbatch` crashes on int64 without a column."""
+    """Returns `[batch, 1]` of padding for `[batch, 0]`: TensorFlow 2.15's `unbatch` crashes on int64 of no column."""
     if value.shape.rank != 2:
         return value
     missing = tf.maximum(0, 1 - tf.shape(value)[1])

@@ -1,4 +1,4 @@
-"""What scores lists that somebody else retrieved: raw numbers -> several listwise scorers -> one score, in one graph."""
+"""What scores lists that somebody else retrieved: raw numbers -> several listwise scorers -> one score, in a graph."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ class LetorConfig:
 class ListNumbers(tf.Module):
     """Raw numbers of documents -> what a network can read of them, alone and within their list.
 
-    Of each number: whether it is missing; its logarithm (log1p, with its sign); where it stands among all numbers of the
-    training lists (quantile); and where it stands in its own list, by its logarithm from the smallest to the largest and
-    by how many of the list are below it (Qin et al. 2021 on why trees need none of it, and networks do).
+    Of each number: whether it is missing; its logarithm (log1p, with its sign); where it stands among all numbers of
+    the training lists (quantile); and where it stands in its own list, by its logarithm from the smallest to the
+    largest and by how many of the list are below it (Qin et al. 2021 on why trees need none of it, and networks do).
     """
 
     def __init__(self, features: np.ndarray, *, knots: int = 64) -> None:
@@ -175,7 +175,7 @@ def _within(values: tf.Tensor, there: tf.Tensor) -> tf.Tensor:
 
 
 def _share_below(values: tf.Tensor, there: tf.Tensor) -> tf.Tensor:
-    """Returns which share of its list's known values each one is above; equal ones count half, so order means nothing."""
+    """Returns which share of its list's known values each one is above; equal ones count half."""
     batch, size, width = (tf.shape(values)[axis] for axis in range(3))
     columns = tf.reshape(tf.transpose(values, [0, 2, 1]), [-1, size])  # [batch * width, list_size]
     known = tf.reshape(tf.transpose(there, [0, 2, 1]), [-1, size])

@@ -1,4 +1,4 @@
-"""The stages of a run on judged lists (source `letor`): records -> scorers and trees -> one ranker -> report."""
+"""The stages of a run on judged lists (source `letor`): records -> scorers and trees -> one ranker."""
 
 from __future__ import annotations
 
@@ -11,27 +11,21 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from tfmm import confidence, evaluation, metrics, pipelines, records, reranking, schema, trees
+from tfmm import evaluation, judging, pipelines, records, reranking, schema, trees
 from tfmm.config import Config
 from tfmm.progress import track
 from tfmm.ragged import Ragged
 from tfmm.ranker import LISTWISE, MIXTURE, TREES, ListNumbers, Ranker
 from tfmm.records import ExampleLists
-from tfmm.reranking import ListwiseScorer
-from tfmm.sources.letor import JudgedLists, JudgedParts
+from tfmm.reranking import ListwiseScorer, RerankingConfig
+from tfmm.sources.judged import JudgedLists, JudgedParts
 from tfmm.trees import Forest, Part, Trees
 
 _log = logging.getLogger(__name__)
 
-BEST_FEATURE = "best_feature"
-CUTS = (1, 3, 5, 10)
-ANSWERABLE = "queries with a relevant document"
 _TREES_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
-_READ_AT_ONCE = 64
+_READ_AT_ONCE, _VALIDATED_AT_ONCE = 64, 256
 _LENGTHS = (11, 21, 41, 81, 161, 321)  # lists of like length share a batch: less padding
-
-Values = dict[str, np.ndarray]
-"""Metric name -> one value a query."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +62,9 @@ def example_lists(lists: JudgedLists, *, labels: Optional[np.ndarray] = None) ->
     )
 
 
-def read(directory: Path, name: str, numbers: ListNumbers, *, batch_size: int, shuffle: bool, seed: int) -> tf.data.Dataset:
+def read(
+    directory: Path, name: str, numbers: ListNumbers, *, batch_size: int, shuffle: bool, seed: int
+) -> tf.data.Dataset:
     """Returns batches of (what a scorer reads, labels `[batch, list_size]`), and weights alike where there are any.
 
     What a scorer reads is computed once and kept in memory; batches are drawn anew in every epoch.
@@ -97,7 +93,9 @@ def _columns(directory: Path, name: str, numbers: ListNumbers) -> tuple[dict[str
     """Returns column -> `[total documents, ...]` of all lists in order, and the lists' lengths."""
     parts: dict[str, list[np.ndarray]] = {}
     lengths = []
-    lists = pipelines.example_list_batches(directory, name, batch_size=_READ_AT_ONCE, list_size=None, shuffle=False, seed=0)
+    lists = pipelines.example_list_batches(
+        directory, name, batch_size=_READ_AT_ONCE, list_size=None, shuffle=False, seed=0
+    )
     for features, labels in lists:
         mask = features[pipelines.MASK]
         read = {records.FEATURES: numbers(features[records.FEATURES], mask), schema.LABEL: labels}
@@ -119,13 +117,7 @@ def fit(config: Config, parts: JudgedParts, where: Path, *, directory: Path) -> 
         directory: of the run: checkpoints and logs go there.
     """
     numbers = ListNumbers(parts.train.features)
-    members, curves = [], {}
-    for number in range(config.letor.members):
-        loss = config.letor.loss_names[number % len(config.letor.loss_names)]
-        name = f"scorer {number + 1}: {loss}"
-        place = f"scorer_{number + 1}"
-        members.append(ListwiseScorer(dataclasses.replace(config.reranking, loss=loss), terms=0))
-        curves[name] = _fit_member(config, members[-1], loss, numbers, where, directory, place, config.seed + number)
+    members, curves = _fit_members(config, numbers, where, directory=directory)
     forest = _grow(config, parts)
     ranker = Ranker(numbers, members, trees=None if forest is None else Trees(forest))
     if forest is not None:
@@ -133,26 +125,42 @@ def fit(config: Config, parts: JudgedParts, where: Path, *, directory: Path) -> 
     return Fitted(ranker, forest, curves)
 
 
-def _fit_member(
-    config: Config,
-    scorer: ListwiseScorer,
-    loss: str,
-    numbers: ListNumbers,
-    where: Path,
-    directory: Path,
-    place: str,
-    seed: int,
-) -> dict[str, list[float]]:
-    tf.keras.utils.set_random_seed(seed)
-    size = config.reranking.batch_size
-    return reranking.fit(
-        scorer,
-        dataclasses.replace(config.reranking, loss=loss),
-        train=read(where, "train", numbers, batch_size=size, shuffle=True, seed=seed),
-        validation=read(where, "validation", numbers, batch_size=256, shuffle=False, seed=seed),
-        directory=directory / "checkpoints" / place,
-        logs=directory / "tensorboard" / place,
-    )
+def _fit_members(
+    config: Config, numbers: ListNumbers, where: Path, *, directory: Path
+) -> tuple[list[ListwiseScorer], dict[str, dict[str, list[float]]]]:
+    """Returns the members and their curves; one scorer a loss trains all of its members, as tracing takes longer."""
+    size, members, curves = config.reranking.batch_size, [], {}
+    validation = read(where, "validation", numbers, batch_size=_VALIDATED_AT_ONCE, shuffle=False, seed=0)
+    train = read(where, "train", numbers, batch_size=size, shuffle=True, seed=config.seed)
+    some = next(iter(validation))[0]
+    trainees: dict[str, ListwiseScorer] = {}
+    for number in range(config.letor.members):
+        loss = config.letor.loss_names[number % len(config.letor.loss_names)]
+        settings = dataclasses.replace(config.reranking, loss=loss)
+        tf.keras.utils.set_random_seed(config.seed + number)
+        member = _new_scorer(settings, some)
+        trainee = trainees.setdefault(loss, _new_scorer(settings, some))
+        for target, source in zip(trainee.trainable_variables, member.trainable_variables):
+            target.assign(source)
+        place = f"scorer_{number + 1}"
+        curves[f"scorer {number + 1}, {loss}"] = reranking.fit(
+            trainee,
+            settings,
+            train=train,
+            validation=validation,
+            directory=directory / "checkpoints" / place,
+            logs=directory / "tensorboard" / place,
+        )
+        member.set_weights(trainee.get_weights())
+        member.normalise.finalize_state()  # its mean and variance are weights, but what it reads are copies
+        members.append(member)
+    return members, curves
+
+
+def _new_scorer(settings: RerankingConfig, features: dict[str, tf.Tensor]) -> ListwiseScorer:
+    scorer = ListwiseScorer(settings, terms=0)
+    scorer(features)  # makes the weights
+    return scorer
 
 
 def _grow(config: Config, parts: JudgedParts) -> Optional[Forest]:
@@ -166,10 +174,12 @@ def _grow(config: Config, parts: JudgedParts) -> Optional[Forest]:
 
 def grow(parts: JudgedParts, *, seed: int) -> Forest:
     """Returns LightGBM's lambdarank, tuned on validation by NDCG@10 as it is reported here."""
-    train, validation = (Part(one.features, one.labels, one.documents.lengths) for one in (parts.train, parts.validation))
+    train, validation = (
+        Part(one.features, one.labels, one.documents.lengths) for one in (parts.train, parts.validation)
+    )
 
     def quality(scores: np.ndarray) -> float:
-        return mean_ndcg(parts.validation, scores)
+        return judging.mean_ndcg(parts.validation, scores)
 
     return trees.fit(train, validation, quality=quality, seed=seed)
 
@@ -178,7 +188,7 @@ def _choose_trees_weight(ranker: Ranker, validation: JudgedLists) -> None:
     """Sets how much the trees count beside the members: what validation likes best, by NDCG@10."""
     found = {part: in_memory(ranker, validation, part=part) for part in (LISTWISE, TREES)}
     quality = {
-        weight: mean_ndcg(validation, found[LISTWISE] + weight * found[TREES]) for weight in _TREES_WEIGHTS
+        weight: judging.mean_ndcg(validation, found[LISTWISE] + weight * found[TREES]) for weight in _TREES_WEIGHTS
     }
     best = max(quality, key=lambda weight: quality[weight])
     ranker.trees_weight.assign(best)
@@ -211,148 +221,26 @@ def exported_scores(version: Path, lists: JudgedLists, *, signature: str) -> np.
     return np.concatenate(scores)
 
 
-def best_feature(validation: JudgedLists) -> tuple[int, int]:
-    """Returns the number (1-based) of the feature that orders validation best alone, and 1 or -1: largest first or last."""
-    choices = [(number, sign) for number in range(1, validation.features.shape[1] + 1) for sign in (1, -1)]
-    return max(choices, key=lambda choice: mean_ndcg(validation, feature_scores(validation, *choice)))
-
-
-def feature_scores(lists: JudgedLists, number: int, sign: int) -> np.ndarray:
-    """Returns `[total documents]`: one feature; what is missing stands last."""
-    column = sign * lists.features[:, number - 1]
-    return np.where(np.isnan(column), np.finfo(np.float32).min, column)
-
-
-def measure(lists: JudgedLists, scores: np.ndarray) -> Values:
-    """Returns `ndcg@1` .. `ndcg@10`, `mrr@10` and `map@10`, one value a query; NaN where nothing is relevant.
-
-    Of equal scores the less relevant comes first. NDCG's gains are 2^label - 1, its discounts 1 / log2(1 + place);
-    mrr and map take labels of 1 or more for relevant.
-    """
-    order = np.lexsort((lists.labels, -scores, lists.documents.row_numbers))
-    ranked = Ragged(lists.labels[order], lists.documents.offsets).to_dense(fill=0.0)
-    ranked = np.pad(ranked, [(0, 0), (0, max(0, max(CUTS) - ranked.shape[1]))])
-    relevant = ranked >= 1
-    number = relevant.sum(axis=1)
-    found = {f"ndcg@{k}": metrics.graded_ndcg(ranked, k=k) for k in CUTS}
-    found["mrr@10"] = metrics.mrr(relevant, number, k=10)
-    found["map@10"] = metrics.average_precision(relevant, number, k=10)
-    return found
-
-
-def with_zeros(values: Values) -> Values:
-    """Returns the values with 0 for queries without a relevant document, as TF-Ranking counts them."""
-    return {name: np.nan_to_num(column) for name, column in values.items()}
-
-
-def mean_ndcg(lists: JudgedLists, scores: np.ndarray, *, k: int = 10) -> float:
-    """Returns the mean NDCG@k; a query without a relevant document counts 0."""
-    return float(with_zeros(measure(lists, scores))[f"ndcg@{k}"].mean())
-
-
 def score_all(version: Path, parts: JudgedParts, *, has_trees: bool) -> dict[str, np.ndarray]:
     """Returns model -> scores of the test's documents; all but the single feature by the exported model."""
-    found = {BEST_FEATURE: feature_scores(parts.test, *best_feature(parts.validation))}
+    found = {judging.BEST_FEATURE: judging.feature_scores(parts.test, *judging.best_feature(parts.validation))}
     found[LISTWISE] = exported_scores(version, parts.test, signature=f"rank_{LISTWISE}")
     if has_trees:
         found[TREES] = exported_scores(version, parts.test, signature=f"rank_{TREES}")
         found[MIXTURE] = exported_scores(version, parts.test, signature="rank")
-    return {name: found[name] for name in (BEST_FEATURE, TREES, LISTWISE, MIXTURE) if name in found}
+    return {name: found[name] for name in (judging.BEST_FEATURE, TREES, LISTWISE, MIXTURE) if name in found}
 
 
-def build_report(
-    config: Config,
-    parts: JudgedParts,
-    fitted: Fitted,
-    version: Path,
-    *,
-    timings: Mapping[str, float],
-    argv: list[str],
-) -> dict[str, Any]:
-    """Returns `report.json` as a value."""
-    values = {
-        name: measure(parts.test, scores)
-        for name, scores in score_all(version, parts, has_trees=fitted.forest is not None).items()
+def chosen_settings(fitted: Fitted, validation: JudgedLists) -> dict[str, dict[str, Any]]:
+    """Returns model -> what validation chose."""
+    number, sign = judging.best_feature(validation)
+    chosen: dict[str, dict[str, Any]] = {
+        judging.BEST_FEATURE: {"feature": number, "first": "largest" if sign > 0 else "smallest"}
     }
-    entries = {name: _entry(found) for name, found in values.items()}
-    number, sign = best_feature(parts.validation)
-    entries[BEST_FEATURE]["settings"] = {"feature": number, "first": "largest" if sign > 0 else "smallest"}
     if fitted.forest is not None:
-        entries[TREES]["settings"] = dict(fitted.forest.settings)
-        entries[MIXTURE]["settings"] = {"trees count": float(fitted.ranker.trees_weight.numpy())}
-    return {
-        "schema_version": 1,
-        "dataset": describe(parts),
-        "protocol": protocol_of(parts),
-        "models": entries,
-        "comparisons": compare_all(values),
-        "ablations": {},
-        "by_k": {name: {"ndcg": {str(k): entry["metrics"][f"ndcg@{k}"] for k in CUTS}} for name, entry in entries.items()},
-        "curves": dict(fitted.curves),
-        "timings": dict(timings),
-        "findings": [],
-        "configuration": config.to_dict(),
-        "reproduce": ["python train.py " + " ".join(argv)],
-    }
-
-
-def _entry(values: Values) -> dict[str, Any]:
-    """Returns a model's entry of `report.json`: both conventions for queries without a relevant document."""
-    statistics = (
-        {name: interval.to_dict() for name, interval in confidence.mean_intervals(kind).items()}
-        for kind in (with_zeros(values), values)
-    )
-    counted, answerable = statistics
-    return {"metrics": counted, "slices": {ANSWERABLE: answerable} if answerable else {}}
-
-
-def compare_all(values: Mapping[str, Values]) -> list[dict[str, Any]]:
-    """Returns the paired differences of ours from every other model, at each cut-off of NDCG."""
-    ours = [name for name in (MIXTURE, LISTWISE) if name in values]
-    pairs = [(a, b) for place, a in enumerate(ours) for b in values if b not in ours[: place + 1]]
-    return [compare(values[a], values[b], names=(a, b), metric=f"ndcg@{k}") for a, b in pairs for k in reversed(CUTS)]
-
-
-def compare(ours: Values, theirs: Values, *, names: tuple[str, str], metric: str) -> dict[str, Any]:
-    """Returns the paired difference of two models on the same queries, as `report.json` holds it."""
-    found = confidence.paired_difference(*(np.nan_to_num(values[metric]) for values in (ours, theirs)))
-    return {
-        "a": names[0],
-        "b": names[1],
-        "metric": metric,
-        "difference": found.difference,
-        "ci95": [found.low, found.high],
-        "p": found.p,
-        "minimum_detectable_effect": found.detectable,
-    }
-
-
-def describe(parts: JudgedParts) -> dict[str, Any]:
-    """Returns what the data is and how much of it there is."""
-    counts = {name: f"{len(one)} queries, {len(one.labels)} documents" for name, one in parts.parts().items()}
-    files = {f"files of {name}": ", ".join(files) for name, files in parts.files.items()}
-    missing = float(np.isnan(parts.train.features).mean())
-    return {
-        "name": parts.name,
-        "fingerprint": parts.fingerprint(),
-        **counts,
-        **files,
-        "features": parts.num_features,
-        "missing numbers": missing,
-    }
-
-
-def protocol_of(parts: JudgedParts) -> dict[str, Any]:
-    """Returns how models are measured, in words and numbers."""
-    relevant = np.bincount(parts.test.documents.row_numbers, parts.test.labels >= 1, len(parts.test))
-    return {
-        "queries": len(parts.test),
-        "queries without a relevant document": int((relevant == 0).sum()),
-        "without a relevant document": "a query counts 0 (as in TF-Ranking); the slice of queries with one leaves it out",
-        "ranking": "every document of a query's list; ties are broken against us",
-        "ndcg": "gain 2^label - 1, discount 1 / log2(1 + place); mrr and map: labels of 1 or more are relevant",
-        "intervals": "95% percentile bootstrap over queries",
-    }
+        chosen[TREES] = dict(fitted.forest.settings)
+        chosen[MIXTURE] = {"trees count": float(fitted.ranker.trees_weight.numpy())}
+    return chosen
 
 
 def warmup_examples(parts: JudgedParts) -> np.ndarray:

@@ -153,12 +153,7 @@ def fit(
         directory: of the best weights.
         logs: of TensorBoard.
     """
-    scorer.normalise.adapt(train.map(lambda features, *_: tf.boolean_mask(features["example"], features["mask"])))
-    scorer.compile(
-        optimizer=tf.keras.optimizers.AdamW(config.learning_rate, weight_decay=1e-4, clipnorm=1.0),
-        loss=tfr.keras.losses.get(config.loss),
-        metrics=[tfr.keras.metrics.get("ndcg", topn=10, name="ndcg@10")],
-    )
+    _prepare(scorer, config, train)
     if scorer.terms:
         _choose_trust(scorer, validation)
     best = directory / "best.weights.h5"
@@ -180,6 +175,21 @@ def fit(
                 break
     scorer.load_weights(best)
     return curves
+
+
+def _prepare(scorer: ListwiseScorer, config: RerankingConfig, train: tf.data.Dataset) -> None:
+    """Compiles the scorer; one that was fitted before keeps its traced graph, and begins anew from its weights."""
+    if getattr(scorer, "optimizer", None) is not None:
+        for variable in scorer.optimizer.variables:
+            if "learning_rate" not in variable.name:
+                variable.assign(tf.zeros_like(variable))
+        return
+    scorer.normalise.adapt(train.map(lambda features, *_: tf.boolean_mask(features["example"], features["mask"])))
+    scorer.compile(
+        optimizer=tf.keras.optimizers.AdamW(config.learning_rate, weight_decay=1e-4, clipnorm=1.0),
+        loss=tfr.keras.losses.get(config.loss),
+        metrics=[tfr.keras.metrics.get("ndcg", topn=10, name="ndcg@10")],
+    )
 
 
 _TRUST = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)

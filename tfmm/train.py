@@ -16,7 +16,7 @@ from typing import Any, Optional
 
 from rich.logging import RichHandler
 
-from tfmm import gallery, ranker, ranking, results, sources, stages
+from tfmm import gallery, judging, ranker, ranking, results, sources, stages
 from tfmm.config import Config, parse
 from tfmm.export import export
 from tfmm.progress import console
@@ -164,7 +164,15 @@ def _rank_only(config: Config, clock: _Clock, argv: list[str]) -> Path:
         )
         write_models_config(config.saved_models)
     with clock("evaluate"):
-        report = ranking.build_report(config, parts, fitted, version, timings=clock.seconds, argv=argv)
+        report = judging.build_report(
+            config,
+            parts,
+            ranking.score_all(version, parts, has_trees=fitted.forest is not None),
+            settings=ranking.chosen_settings(fitted, parts.validation),
+            curves=fitted.curves,
+            timings=clock.seconds,
+            argv=argv,
+        )
     return _finish(report, directory, version, [])
 
 

@@ -1,4 +1,4 @@
-"""LightGBM's lambdarank: tuned on validation, and as core TensorFlow ops. The one owner of `lightgbm` (extra `bench`)."""
+"""LightGBM's lambdarank: tuned on validation, and as core ops. The one owner of `lightgbm` (extra `bench`)."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def fit(train: Part, validation: Part, *, quality: Callable[[np.ndarray], float]
         seed: of the booster.
     """
     lightgbm = require()
-    parts = [lightgbm.Dataset(one.features, one.labels, group=one.lengths, free_raw_data=False) for one in (train, validation)]
+    parts = [
+        lightgbm.Dataset(one.features, one.labels, group=one.lengths, free_raw_data=False)
+        for one in (train, validation)
+    ]
     found: dict[str, tuple[float, Any, dict[str, Any]]] = {}
     for leaves, least in track(list(itertools.product(LEAVES, LEAST_IN_LEAF)), "growing trees"):
         settings = {"num_leaves": leaves, "min_data_in_leaf": least, "learning_rate": 0.05}
@@ -112,7 +115,7 @@ class Trees(tf.Module):
         dumped = forest.booster.dump_model(num_iteration=forest.booster.best_iteration)
         grown = [_nodes(tree["tree_structure"]) for tree in dumped["tree_info"]]
         width = max(len(nodes) for nodes in grown)
-        table = np.stack([_padded(nodes, width) for nodes in grown])  # [trees, nodes, 7]
+        table = np.stack([_padded(nodes, width) for nodes in grown])  # [trees, nodes, 6]
         starts = np.arange(len(grown))[:, np.newaxis] * width
         self._feature = _constant(table[..., _FEATURE], np.int32, "feature")
         self._threshold = _constant(table[..., _THRESHOLD], np.float64, "threshold")
@@ -144,7 +147,7 @@ def _constant(values: np.ndarray, dtype: Any, name: str) -> tf.Variable:
 
 
 def _nodes(root: Mapping[str, Any]) -> list[list[float]]:
-    """Returns one row a node: feature, threshold, left, right, whether missing goes left, value; leaves lead to themselves."""
+    """Returns a row a node: feature, threshold, left, right, missing goes left, value. Leaves lead to themselves."""
     rows: list[list[float]] = []
 
     def add(node: Mapping[str, Any]) -> int:

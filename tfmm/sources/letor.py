@@ -2,18 +2,18 @@
 
     2 qid:10 1:0.03 2:NULL 5:117 #docid = GX000-24-1236 weight = 1.5
 
-A label (0 or more), the query, and numbers by feature (1, 2, ...). `NULL` is missing; a feature that is left out is 0, as
-SVMlight's sparse files mean it. Of the comment, `docid` names the document and `weight` says how much its label counts
-(1 by default; inverse propensities of clicks, say: see `tfmm.clicks`); the rest is not read. (Qin & Liu 2013, LETOR 4.0.)
+A label (0 or more), the query, and numbers by feature (1, 2, ...). `NULL` is missing; a feature that is left out is 0,
+as SVMlight's sparse files mean it. Of the comment, `docid` names the document and `weight` says how much its label
+counts (1 by default; inverse propensities of clicks, say: see `tfmm.clicks`); the rest is not read. (Qin & Liu 2013,
+LETOR 4.0.)
 
-Folders: `train.txt`, `vali.txt` and `test.txt`; or `Fold1/`, ... of such files; or parts such as `A1.txt` ... `A4.txt`, of
-which one is the test, the one before it (in a circle) validates and the others train. Any file may be gzipped.
+Folders: `train.txt`, `vali.txt` and `test.txt`; or `Fold1/`, ... of such files; or parts such as `A1.txt` ... `A4.txt`,
+of which one is the test, the one before it (in a circle) validates and the others train. Any file may be gzipped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import math
 import re
@@ -25,103 +25,19 @@ import numpy as np
 
 from tfmm.ragged import Ragged
 from tfmm.sources import dirt, tables
+from tfmm.sources.judged import JudgedLists, JudgedParts
 
 _log = logging.getLogger(__name__)
 
-PARTS = ("train", "validation", "test")
 MAX_FEATURES = 10_000
 _LARGEST = float(np.finfo(np.float32).max)
 _STEMS = {"train": ("train",), "validation": ("vali", "valid", "validation"), "test": ("test",)}
 _PART = re.compile(r"(.*?)(\d+)\.txt(?:\.gz)?", re.IGNORECASE)
 _SUFFIXES = (".txt", ".txt.gz")
 _COMMENT = re.compile(r"(\w+)\s*=\s*(\S+)")
-_LAYOUTS = "train.txt, vali.txt and test.txt; folders of these (Fold1, ...); or at least three parts (A1.txt, A2.txt, ...)"
-
-
-@dataclasses.dataclass(frozen=True)
-class JudgedLists:
-    """Queries with judged documents, column by column.
-
-    Attributes:
-        queries: `[num_queries]` str (object), each once.
-        documents: str (object), ids, one row a query, in the order of the file.
-        labels: `[total documents]` float32, aligned with `documents.values`; higher is more relevant, never negative.
-        features: `[total documents, num_features]` float32; NaN = missing.
-        weights: `[total documents]` float32, how much each label counts, or None: all alike.
-    """
-
-    queries: np.ndarray
-    documents: Ragged
-    labels: np.ndarray
-    features: np.ndarray
-    weights: Optional[np.ndarray] = None
-
-    def __post_init__(self) -> None:
-        total = len(self.documents.values)
-        if len(self.queries) != len(self.documents) or len(set(self.queries.tolist())) != len(self.queries):
-            raise ValueError(f"Expected {len(self.documents)} different queries, got {len(self.queries)}, or one twice.")
-        for name, column in (("labels", self.labels), ("features", self.features), ("weights", self.weights)):
-            if column is not None and len(column) != total:
-                raise ValueError(f"Expected {total} rows (one a document) in {name}, got {len(column)}.")
-        if np.isinf(self.features).any() or not (self.labels >= 0).all():
-            raise ValueError("Expected finite or missing (NaN) features and labels of 0 or more.")
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    def take(self, rows: np.ndarray) -> JudgedLists:
-        """Returns the queries of the given rows, in the given order."""
-        places = Ragged(np.arange(len(self.labels)), self.documents.offsets).take(rows).values
-        return JudgedLists(
-            self.queries[rows],
-            self.documents.take(rows),
-            self.labels[places],
-            self.features[places],
-            None if self.weights is None else self.weights[places],
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class JudgedParts:
-    """What is trained on, what chooses, and what is read once.
-
-    Attributes:
-        name: of the data, for directories: "mq2007-agg-A4".
-        train: lists.
-        validation: lists.
-        test: lists.
-        files: part -> the names of its files.
-    """
-
-    name: str
-    train: JudgedLists
-    validation: JudgedLists
-    test: JudgedLists
-    files: Mapping[str, tuple[str, ...]]
-
-    def __post_init__(self) -> None:
-        widths = {name: part.features.shape[1] for name, part in self.parts().items()}
-        if len(set(widths.values())) != 1:
-            raise ValueError(f"Expected as many features in every part, got {widths}.")
-        _check_apart(self.parts())
-
-    @property
-    def num_features(self) -> int:
-        """How many numbers describe a document."""
-        return int(self.train.features.shape[1])
-
-    def parts(self) -> dict[str, JudgedLists]:
-        """Returns part -> its lists."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of everything in it."""
-        digest = hashlib.sha256()
-        for part in self.parts().values():
-            digest.update("\n".join([*part.queries, *part.documents.values]).encode())
-            for column in (part.documents.offsets, part.labels, part.features, part.weights):
-                digest.update(b"-" if column is None else np.ascontiguousarray(column).tobytes())
-        return digest.hexdigest()
+_LAYOUTS = (
+    "train.txt, vali.txt and test.txt; folders of these (Fold1, ...); or at least three parts (A1.txt, A2.txt, ...)"
+)
 
 
 def load(data_dir: Path, *, subset: Optional[str] = None) -> JudgedParts:
@@ -140,7 +56,9 @@ def load(data_dir: Path, *, subset: Optional[str] = None) -> JudgedParts:
     width = max(lists.features.shape[1] for several in read.values() for lists in several)
     joined = {part: _joined([_widened(lists, width) for lists in several]) for part, several in read.items()}
     files = {part: tuple(path.name for path in several) for part, several in paths.items()}
-    _log.info("letor: %s", "; ".join(f"{part} {', '.join(names)}: {len(joined[part])}" for part, names in files.items()))
+    _log.info(
+        "letor: %s", "; ".join(f"{part} {', '.join(names)}: {len(joined[part])}" for part, names in files.items())
+    )
     return JudgedParts(name=name, files=files, **joined)
 
 
@@ -150,7 +68,7 @@ def rotations(data_dir: Path) -> dict[str, dict[str, list[Path]]]:
     ordered = [path for _, path in sorted(numbered, key=lambda pair: (pair[0][1], int(pair[0][2])))]
     count = len(ordered)
     chosen = {}
-    for at in range(count if count >= len(PARTS) else 0):
+    for at in range(count if count >= len(_STEMS) else 0):
         others = [ordered[(at + step) % count] for step in range(1, count - 1)]
         chosen[_stem(ordered[at])] = {"train": others, "validation": [ordered[at - 1]], "test": [ordered[at]]}
     return chosen
@@ -264,13 +182,15 @@ def _rotation(home: Path, subset: Optional[str]) -> tuple[dict[str, list[Path]],
         raise ValueError(f"{home}: expected {_LAYOUTS}; got {got}.")
     chosen = subset or list(found)[-1]
     if chosen not in found:
-        options = "; ".join(
-            f"{test}: trains on {' and '.join(map(_stem, paths['train']))}, validates on {_stem(paths['validation'][0])}"
-            for test, paths in found.items()
-        )
+        options = "; ".join(f"{test}: {_how(paths)}" for test, paths in found.items())
         error = dirt.unknown("subset", subset, list(found), where=str(home))
         raise ValueError(f"{error} A subset names the part that is the test ({options}).")
     return found[chosen], f"{home.resolve().name}-{chosen}"
+
+
+def _how(paths: Mapping[str, list[Path]]) -> str:
+    """Returns "trains on A1 and A2, validates on A3"."""
+    return f"trains on {' and '.join(map(_stem, paths['train']))}, validates on {_stem(paths['validation'][0])}"
 
 
 def _triple(home: Path) -> dict[str, list[Path]]:
@@ -312,18 +232,3 @@ def _joined(several: list[JudgedLists]) -> JudgedLists:
         features=np.concatenate([lists.features for lists in several]),
         weights=None if all(one.weights is None for one in several) else np.concatenate(weights),
     )
-
-
-def _check_apart(parts: Mapping[str, JudgedLists]) -> None:
-    """Raises ValueError where a query stands in two parts with the very same documents: the test would be known."""
-    seen: dict[tuple[str, bytes], str] = {}
-    for name, lists in parts.items():
-        for row, query in enumerate(lists.queries):
-            span = slice(lists.documents.offsets[row], lists.documents.offsets[row + 1])
-            key = (query, hashlib.sha256(lists.features[span].tobytes()).digest())
-            if key in seen:
-                raise ValueError(
-                    f"Expected each query in one part, got qid:{query} with the same documents in {seen[key]} and {name}. "
-                    f"Remove it from one of them: what is trained on must not be tested."
-                )
-            seen[key] = name
