@@ -5,8 +5,8 @@
     python -m benchmarks.letor clicks --eta 1 -- --source letor --data_dir mq2007-agg
 
 What stands after `--` goes where train.py's flags go. `--tests A1 A4` takes some of the rotations. What one rotation
-found stands in `--work` and is not computed again with the same settings. Queries without a relevant document count 0; the
-other convention, which leaves them out, is printed below the first table.
+found stands in `--work` and is not computed again with the same settings. Queries without a relevant document count 0;
+the other convention, which leaves them out, is printed below the first table.
 """
 
 from __future__ import annotations

@@ -229,8 +229,8 @@ def test_weighed_clicks_are_in_proportion_to_worth_and_plain_ones_are_not():
     plain, ones = clicks.labels_of_clicks(log, len(worth))
     labels, weights = clicks.labels_of_clicks(log, len(worth), propensity=looked)
     assert (ones == 1).all()
-    np.testing.assert_allclose(labels * weights, worth, rtol=0.2)
-    np.testing.assert_allclose(plain, worth * np.tile(looked, len(worth) // 6), rtol=0.2)
+    np.testing.assert_allclose(labels * weights, worth, atol=0.06)
+    np.testing.assert_allclose(plain, worth * np.tile(looked, len(worth) // 6), atol=0.03)
 
 
 def test_places_cannot_be_told_from_documents_that_never_moved():

@@ -206,9 +206,9 @@ def presets(source: str, size: str) -> dict[str, Any]:
         values.update(
             {
                 "reranking.epochs": 40,
-                "reranking.patience": 8,
+                "reranking.patience": 5,
                 "reranking.batch_size": 32,
-                "reranking.width": 128,
+                "reranking.width": 64,
                 "reranking.layers": 2,
                 "reranking.dropout": 0.3,
                 "reranking.noise": 0.1,

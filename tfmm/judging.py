@@ -154,7 +154,7 @@ def protocol_of(parts: JudgedParts) -> dict[str, Any]:
     return {
         "queries": len(parts.test),
         "queries without a relevant document": int((relevant == 0).sum()),
-        "without a relevant document": "a query counts 0, as in TF-Ranking; the slice of queries with one leaves it out",
+        "without a relevant document": "it counts 0, as in TF-Ranking; the slice of queries with one leaves it out",
         "ranking": "every document of a query's list; ties are broken against us",
         "ndcg": "gain 2^label - 1, discount 1 / log2(1 + place); mrr and map: labels of 1 or more are relevant",
         "intervals": "95% percentile bootstrap over queries",

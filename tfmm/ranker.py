@@ -31,8 +31,8 @@ class LetorConfig:
             installed), "lightgbm" (it must be) or "none".
     """
 
-    members: int = 6
-    losses: str = "softmax_loss,approx_ndcg_loss"
+    members: int = 3
+    losses: str = "softmax_loss"
     trees: str = "auto"
 
     def __post_init__(self) -> None:
