@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
 import numpy as np
@@ -139,7 +139,7 @@ class Ranker(tf.Module):
         named = {f"rank_{name}": self._signature(score) for name, score in parts.items()}
         return {"serving_default": rank, "rank": rank, **named}
 
-    def _signature(self, score: object) -> tf.types.experimental.ConcreteFunction:
+    def _signature(self, score: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.types.experimental.ConcreteFunction:
         def rank(examples: tf.Tensor) -> Tensors:
             """Scores each example of serialised ExampleListWithContext, in the order given; padding scores lowest."""
             features, mask = parse_example_lists(examples, num_features=self.numbers.num_features)
@@ -147,7 +147,7 @@ class Ranker(tf.Module):
             told = f"Expected at most {MAX_LIST} examples in a list."
             with tf.control_dependencies([tf.debugging.assert_less_equal(length, MAX_LIST, told)]):
                 raw = tf.identity(features[FEATURES])
-            scores = tf.where(mask, score(raw, mask), tf.float32.min)  # type: ignore[operator]
+            scores = tf.where(mask, score(raw, mask), tf.float32.min)
             return {schema.ITEM_IDS: features[schema.ITEM_ID], schema.SCORES: scores}
 
         return tf.function(rank).get_concrete_function(examples=tf.TensorSpec([None], tf.string, "examples"))

@@ -164,10 +164,13 @@ def _new_scorer(settings: RerankingConfig, features: dict[str, tf.Tensor]) -> Li
 
 
 def _grow(config: Config, parts: JudgedParts) -> Optional[Forest]:
+    """Returns the forest where it is wanted and can be had."""
     if config.letor.trees == "none":
         return None
-    if config.letor.trees == "auto" and not trees.available():
-        _log.info("LightGBM is not installed: there is neither its row nor the mixture (pip install 'tfmm[bench]').")
+    whole = all((one.labels == one.labels.round()).all() for one in (parts.train, parts.validation))
+    if config.letor.trees == "auto" and not (trees.available() and whole):
+        why = "labels are no whole numbers" if trees.available() else "pip install 'tfmm[bench]'"
+        _log.info("There is neither LightGBM's row nor the mixture: %s.", why)
         return None
     return grow(parts, seed=config.seed)
 
@@ -175,7 +178,7 @@ def _grow(config: Config, parts: JudgedParts) -> Optional[Forest]:
 def grow(parts: JudgedParts, *, seed: int) -> Forest:
     """Returns LightGBM's lambdarank, tuned on validation by NDCG@10 as it is reported here."""
     train, validation = (
-        Part(one.features, one.labels, one.documents.lengths) for one in (parts.train, parts.validation)
+        Part(one.features, one.labels, one.documents.lengths, one.weights) for one in (parts.train, parts.validation)
     )
 
     def quality(scores: np.ndarray) -> float:

@@ -7,7 +7,7 @@ import importlib.util
 import itertools
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -28,11 +28,13 @@ class Part(NamedTuple):
         features: `[documents, num_features]`, NaN = missing.
         labels: `[documents]`.
         lengths: `[queries]`, documents of each query.
+        weights: `[documents]`, how much each label counts, or None: all alike.
     """
 
     features: np.ndarray
     labels: np.ndarray
     lengths: np.ndarray
+    weights: Optional[np.ndarray] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def fit(train: Part, validation: Part, *, quality: Callable[[np.ndarray], float]
     """
     lightgbm = require()
     parts = [
-        lightgbm.Dataset(one.features, one.labels, group=one.lengths, free_raw_data=False)
+        lightgbm.Dataset(one.features, one.labels, weight=one.weights, group=one.lengths, free_raw_data=False)
         for one in (train, validation)
     ]
     found: dict[str, tuple[float, Any, dict[str, Any]]] = {}
