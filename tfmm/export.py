@@ -22,7 +22,7 @@ class Service(Protocol):
         """Returns signature name -> the traced graph."""
 
 
-def export(service: Service, model_dir: Path, *, beside: Callable[[Path], None] = lambda _: None) -> Path:
+def export(service: Service, model_dir: Path, *, beside: Callable[[Path], object] = lambda _: None) -> Path:
     """Returns the directory of the new version, `model_dir/<newest + 1>`.
 
     Args:

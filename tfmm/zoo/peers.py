@@ -16,7 +16,6 @@ import numpy as np
 from tfmm import closed_form
 from tfmm.splits import Queries
 from tfmm.zoo.data import Data
-from tfmm.zoo.ease import content_rows
 from tfmm.zoo.fitted import Factors, Fitted
 from tfmm.zoo.training import best_epoch
 
@@ -139,7 +138,8 @@ def fit_cornac_bpr(data: Data, config: BprConfig) -> Fitted:
         users, items = np.zeros((data.num_users, config.dim)), np.zeros((data.num_items, config.dim))
         bias = np.full(data.num_items, weights["Bi"].min() - np.abs(weights["V"]).sum())
         users[user_rows], items[item_rows], bias[item_rows] = weights["U"], weights["V"], weights["Bi"]
-        return Factors(*(part.astype(np.float32) for part in (users, items, bias)), known=_known(data))
+        users, items, bias = (part.astype(np.float32) for part in (users, items, bias))
+        return Factors(users, items, bias, known=_known(data))
 
     return best_epoch(epoch, scorer, data, epochs=config.epochs, patience=config.patience, name="cornac_bpr")
 
@@ -147,7 +147,7 @@ def fit_cornac_bpr(data: Data, config: BprConfig) -> Fitted:
 def fit_als_features(data: Data, config: AlsConfig) -> Fitted:
     """Returns RecTools' ALS with item features: h_i = [learned, content], w_u learned against both, in one loss."""
     _check("rectools")
-    content = _principal(content_rows(data), config.content_dim)
+    content = _principal(data.content_rows(), config.content_dim)
     pairs = itertools.product(config.alphas, config.l2)
     return max((_als_features(data, config, content, alpha, l2) for alpha, l2 in pairs), key=_validation)
 
