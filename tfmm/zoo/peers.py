@@ -138,8 +138,8 @@ def fit_cornac_bpr(data: Data, config: BprConfig) -> Fitted:
         users, items = np.zeros((data.num_users, config.dim)), np.zeros((data.num_items, config.dim))
         bias = np.full(data.num_items, weights["Bi"].min() - np.abs(weights["V"]).sum())
         users[user_rows], items[item_rows], bias[item_rows] = weights["U"], weights["V"], weights["Bi"]
-        users, items, bias = (part.astype(np.float32) for part in (users, items, bias))
-        return Factors(users, items, bias, known=_known(data))
+        single = np.float32
+        return Factors(users.astype(single), items.astype(single), bias.astype(single), known=_known(data))
 
     return best_epoch(epoch, scorer, data, epochs=config.epochs, patience=config.patience, name="cornac_bpr")
 
