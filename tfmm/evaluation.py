@@ -379,7 +379,7 @@ def _transitions(events: Interactions, num_items: int, content: Optional[np.ndar
             yield Baseline("transitions", settings, None, transitions(events, num_items, content, settings), decay)
 
 
-_TRANSITION_DECAYS = (0.95, 0.8, 0.6)
+_TRANSITION_DECAYS = (0.95, 0.8)
 _TRANSITION_L2 = 30.0
 
 
