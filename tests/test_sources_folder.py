@@ -428,7 +428,7 @@ def test_what_cannot_be_used_is_refused_with_place_value_and_remedy(tmp_path, ca
 
 
 def test_unknown_sources_and_missing_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="one of demo, .*amazon; got 'movielense'; the nearest is 'movielens'"):
+    with pytest.raises(ValueError, match="one of demo, .*amazon, letor; got 'movielense'; the nearest is 'movielens'"):
         sources.load("movielense")
     with pytest.raises(ValueError, match="Give --data_dir"):
         sources.load("folder")
