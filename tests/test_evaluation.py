@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shops
 
-from tfmm import evaluation, gallery, metrics, results
+from tfmm import closed_form, evaluation, gallery, metrics, results
 from tfmm.evaluation import LIST_SIZE, EvaluationConfig, Lists, lists_of_scores, measure, per_user
 from tfmm.ragged import NO_ITEM, Ragged
 from tfmm.sources.dataset import Interactions
@@ -163,6 +163,30 @@ def test_the_closed_forms_learn_the_groups_and_popularity_cannot(baselines):
     assert min(ndcg["item_knn"], ndcg["ease"], ndcg["transitions"]) > 1.5 * max(
         ndcg["popularity"], ndcg["recent_popularity"]
     )
+
+
+def test_of_a_catalogue_too_large_the_most_had_items_have_the_weights_of_a_shop_with_nothing_else(monkeypatch):
+    events, rows = shops.shop().parts.refit, np.random.default_rng(0).normal(size=(shops.ITEMS, 3))
+    matrix = closed_form.interaction_matrix(events.user, events.item, num_users=shops.USERS, num_items=shops.ITEMS)
+    had = np.diff(matrix.tocsc().indptr)
+    most = 20
+    chosen = np.sort(np.argsort(-had, kind="stable")[:most])
+    kept = np.isin(events.item, chosen)
+    fields = {field.name: getattr(events, field.name)[kept] for field in dataclasses.fields(events)}
+    alone = type(events)(**{**fields, "item": np.searchsorted(chosen, fields["item"])})
+    settings = {"l2": 3.0, "content": 2.0, "decay": 0.5}
+    expected = {
+        "ease": evaluation.ease(matrix[:, chosen], l2=3.0),
+        "transitions": evaluation.transitions(alone, most, rows[chosen], settings),
+    }
+    monkeypatch.setattr(evaluation, "DENSE_UP_TO", most)
+    found = {
+        "ease": evaluation.ease(matrix, l2=3.0),
+        "transitions": evaluation.transitions(events, shops.ITEMS, rows, settings),
+    }
+    for name, weights in found.items():
+        np.testing.assert_allclose(weights.toarray()[np.ix_(chosen, chosen)], expected[name], atol=1e-6, err_msg=name)
+        assert weights.nnz == np.count_nonzero(expected[name])
 
 
 def test_popularity_recommends_the_most_bought_that_were_not_seen(baselines):

@@ -53,7 +53,7 @@ class Config:
         missing: what stands for a picture, text or sound that a product lacks: "absent" (a learned vector) or
             "neighbours" (the mean of what the products have that the same shoppers wanted).
         item_item: the closed form beside the towers: "ease" (what is had together), "transitions" (what is had next,
-            and what is like it), "item_knn", or "auto" (the better of the first two; above 20,000 items the third).
+            and what is like it), "item_knn", or "auto" (the one that is best on validation).
         refit_epochs: how long the retriever that is served trains on, with the reranker's period added; 0 = never.
     """
 

@@ -356,18 +356,21 @@ def _recent(events: Interactions, now: int, num_items: int) -> Iterator[Baseline
 
 
 _DECAYS = (1.0, 0.95, 0.9, 0.8, 0.6)
+_NEIGHBOURS = 200
 
 
 def _neighbours(matrix: object) -> Iterator[Baseline]:
     for shrink in (10.0, 100.0):
-        weights = closed_form.item_knn(matrix, neighbours=200, shrink=shrink)
+        weights = closed_form.item_knn(matrix, neighbours=_NEIGHBOURS, shrink=shrink)
         for decay in _DECAYS:
-            yield Baseline("item_knn", {"neighbours": 200, "shrink": shrink, "decay": decay}, None, weights, decay)
+            yield Baseline(
+                "item_knn", {"neighbours": _NEIGHBOURS, "shrink": shrink, "decay": decay}, None, weights, decay
+            )
 
 
-def _ease(matrix: object) -> Iterator[Baseline]:
+def _ease(matrix: closed_form.sp.csr_matrix) -> Iterator[Baseline]:
     for l2 in (100.0, 500.0):
-        weights = closed_form.ease(matrix, l2=l2, dtype=np.float32)
+        weights = ease(matrix, l2=l2)
         for decay in _DECAYS:
             yield Baseline("ease", {"l2": l2, "decay": decay}, None, weights, decay)
 
@@ -383,20 +386,54 @@ _TRANSITION_DECAYS = (0.95, 0.8)
 _TRANSITION_L2 = 30.0
 
 
+DENSE_UP_TO = 20_000
+"""Items between all of which a closed form has weights (1.6 GB); of a larger catalogue those that most shoppers had."""
+
+
+def ease(matrix: closed_form.sp.csr_matrix, *, l2: float) -> Weights:
+    """Returns `closed_form.ease` of `[num_users, num_items]`."""
+    chosen = _most_had(np.diff(matrix.tocsc().indptr))
+    return _spread(closed_form.ease(matrix[:, chosen], l2=l2, dtype=np.float32), chosen, matrix.shape[1])
+
+
 def transitions(
     events: Interactions, num_items: int, content: Optional[np.ndarray], settings: Mapping[str, float]
-) -> np.ndarray:
+) -> Weights:
     """Returns `closed_form.transitions` of the events, at settings of the baseline of that name."""
-    sequences = Ragged.from_groups(events.user, events.item, int(events.user.max(initial=-1)) + 1)
-    weight, rows = settings["content"], content
-    return closed_form.transitions(
-        sequences,
-        first_occurrences(events),
-        num_items=num_items,
+    new = first_occurrences(events)
+    chosen = _most_had(np.bincount(events.item[new], minlength=num_items))
+    place = np.full(num_items, -1)
+    place[chosen] = np.arange(len(chosen))
+    kept = place[events.item] >= 0
+    users, items = events.user[kept], place[events.item[kept]]
+    weight, rows = settings["content"], None if content is None else content[chosen]
+    weights = closed_form.transitions(
+        Ragged.from_groups(users, items, int(users.max(initial=-1)) + 1),
+        new[kept],
+        num_items=len(chosen),
         decay=settings["decay"],
         l2=settings["l2"],
         content=weight * (rows @ rows.T) if rows is not None and weight else None,
     )
+    return _spread(weights, chosen, num_items)
+
+
+def _most_had(counts: np.ndarray) -> np.ndarray:
+    """Returns the rows of all items, or where those are too many, of those that most shoppers had, in order."""
+    if len(counts) <= DENSE_UP_TO:
+        return np.arange(len(counts))
+    most = np.argsort(-counts, kind="stable")[:DENSE_UP_TO]
+    return np.sort(most[counts[most] > 0])
+
+
+def _spread(weights: np.ndarray, chosen: np.ndarray, num_items: int) -> Weights:
+    """Returns weights between chosen items as weights between all; sparse, each one's largest, where some are left."""
+    if len(chosen) == num_items:
+        return weights
+    columns, values = closed_form.top_neighbours(weights, _NEIGHBOURS)
+    row, column = np.nonzero(values)
+    entries = (values[row, column], (chosen[row], chosen[columns[row, column]]))
+    return closed_form.sp.csr_matrix(entries, shape=(num_items, num_items))
 
 
 # --- Ablations and the attainable ------------------------------------------------------------------------------------

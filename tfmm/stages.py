@@ -52,9 +52,8 @@ from tfmm.sources.spoken import SpokenQueries, load_spoken
 from tfmm.splits import Queries, Split, split
 
 _log = logging.getLogger(__name__)
-_DENSE_UP_TO = 20_000  # items: a matrix of all pairs has 1.6 GB
-DENSE = ("ease", "transitions")
-"""Closed forms whose weights of all pairs of items are dense; "auto" takes the better one."""
+ITEM_ITEM = ("ease", "transitions", "item_knn")
+"""Closed forms that can stand beside the towers; "auto" takes the one that is best on validation."""
 _TUNED = Path("checkpoints") / "finetune"
 
 
@@ -361,21 +360,21 @@ class ItemItem(NamedTuple):
 
 def item_item(config: Config, shop: Shop, events: Interactions, baselines: Mapping[str, Baseline]) -> ItemItem:
     """Returns item-item weights from the events, of the kind that is wanted, at the settings that validation chose."""
-    count = len(shop.table)
-    kind = config.item_item
+    count, kind = len(shop.table), config.item_item
     if kind == "auto":
-        kind = max(DENSE, key=lambda name: baselines[name].validation) if count <= _DENSE_UP_TO else "item_knn"
+        kind = max(ITEM_ITEM, key=lambda name: baselines[name].validation)
     chosen: Mapping[str, Any] = baselines[kind].settings
     if kind == "transitions":
         weights = evaluation.transitions(events, count, _content_rows(config, shop), chosen)
-        had = _with_events(shop, events)
-        weights[~had] = weights[:, ~had] = 0  # as of products that are added later
+        if isinstance(weights, np.ndarray):  # a sparse one has weights of what was had only
+            had = _with_events(shop, events)
+            weights[~had] = weights[:, ~had] = 0  # as of products that are added later
         return ItemItem(weights, chosen["decay"])
     matrix = closed_form.interaction_matrix(
         events.user, events.item, num_users=len(shop.dataset.users), num_items=count
     )
     if kind == "ease":
-        return ItemItem(closed_form.ease(matrix, l2=chosen["l2"], dtype=np.float32), chosen["decay"])
+        return ItemItem(evaluation.ease(matrix, l2=chosen["l2"]), chosen["decay"])
     near = closed_form.item_knn(matrix, neighbours=config.candidates.neighbours, shrink=chosen["shrink"])
     return ItemItem(near, chosen["decay"])
 
