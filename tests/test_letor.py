@@ -14,8 +14,9 @@ from sklearn.metrics import ndcg_score
 from tensorflow_serving.apis import input_pb2
 
 from tfmm import clicks, config, judging, metrics, pipelines, ranking, records, train, trees
+from tfmm.candidates import standardised
 from tfmm.ragged import Ragged
-from tfmm.ranker import ListNumbers, Ranker, standardised
+from tfmm.ranker import ListNumbers, Ranker
 from tfmm.reranking import ListwiseScorer, RerankingConfig
 from tfmm.serving.client import Client
 from tfmm.serving.server import ServerOptions, serve

@@ -248,8 +248,8 @@ class Candidates(tf.Module):
         co_visited = tf.gather(self._co_visits(history, importance), safe, batch_dims=1)
         columns = [
             near,
-            _standardised(co_visited, mask & (tf.gather(self.counts[:, 0], safe) > 0)),
-            _standardised(near, mask),
+            standardised(co_visited, mask & (tf.gather(self.counts[:, 0], safe) > 0)),
+            standardised(near, mask),
             co_visited,
             tf.gather(self._co_visits(history, newest), safe, batch_dims=1),
             self._age(query, safe),
@@ -412,13 +412,13 @@ def _age(rows: tf.Tensor) -> tf.Tensor:
     return tf.cumsum(tf.cast(rows >= 0, tf.int32), axis=1, exclusive=True, reverse=True)
 
 
-def _standardised(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+def standardised(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Returns the values at mean 0 and deviation 1 over the mask of each list; 0, the mean, outside it."""
-    weight = tf.cast(mask, tf.float32)
-    count = tf.maximum(tf.reduce_sum(weight, axis=-1, keepdims=True), 1.0)
-    centred = values - tf.reduce_sum(values * weight, axis=-1, keepdims=True) / count
-    deviation = tf.sqrt(tf.reduce_sum(tf.square(centred) * weight, axis=-1, keepdims=True) / count)
-    return tf.where(mask, tf.math.divide_no_nan(centred, deviation), 0.0)
+    count = tf.maximum(_count(mask, tf.float32), 1.0)[..., tf.newaxis]
+    values = tf.where(mask, values, 0.0)  # whatever stands outside, NaN too, never counts
+    centred = tf.where(mask, values - tf.reduce_sum(values, axis=-1, keepdims=True) / count, 0.0)
+    deviation = tf.sqrt(tf.reduce_sum(tf.square(centred), axis=-1, keepdims=True) / count)
+    return tf.math.divide_no_nan(centred, deviation)
 
 
 def _newest(column: tf.Tensor, keep: tf.Tensor, length: int) -> tf.Tensor:

@@ -55,6 +55,18 @@ class PairedDifference:
     n: int
     detectable: float
 
+    def to_dict(self, *, names: tuple[str, str], metric: str) -> dict[str, object]:
+        """Returns what `report.json` holds of the first named system and the second."""
+        return {
+            "a": names[0],
+            "b": names[1],
+            "metric": metric,
+            "difference": self.difference,
+            "ci95": [self.low, self.high],
+            "p": self.p,
+            "minimum_detectable_effect": self.detectable,
+        }
+
 
 def mean_interval(values: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> Interval:
     """Returns the mean and its percentile bootstrap interval (Efron 1979).

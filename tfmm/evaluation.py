@@ -238,16 +238,7 @@ def _exact(value: float, count: int) -> dict:
 def compare(ours: Lists, theirs: Lists, queries: Queries, *, names: tuple[str, str], metric: str = "ndcg@10") -> dict:
     """Returns the paired difference of two systems on the same queries, as `report.json` holds it."""
     pair = [per_user(measure(lists, queries.targets)[metric], queries.user) for lists in (ours, theirs)]
-    found = confidence.paired_difference(*pair)
-    return {
-        "a": names[0],
-        "b": names[1],
-        "metric": metric,
-        "difference": found.difference,
-        "ci95": [found.low, found.high],
-        "p": found.p,
-        "minimum_detectable_effect": found.detectable,
-    }
+    return confidence.paired_difference(*pair).to_dict(names=names, metric=metric)
 
 
 # --- Baselines -------------------------------------------------------------------------------------------------------

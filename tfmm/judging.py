@@ -121,16 +121,8 @@ def compare_all(values: Mapping[str, Values]) -> list[dict[str, Any]]:
 
 def compare(ours: Values, theirs: Values, *, names: tuple[str, str], metric: str) -> dict[str, Any]:
     """Returns the paired difference of two models on the same queries, as `report.json` holds it."""
-    found = confidence.paired_difference(*(np.nan_to_num(values[metric]) for values in (ours, theirs)))
-    return {
-        "a": names[0],
-        "b": names[1],
-        "metric": metric,
-        "difference": found.difference,
-        "ci95": [found.low, found.high],
-        "p": found.p,
-        "minimum_detectable_effect": found.detectable,
-    }
+    pair = [np.nan_to_num(values[metric]) for values in (ours, theirs)]
+    return confidence.paired_difference(*pair).to_dict(names=names, metric=metric)
 
 
 def describe(parts: JudgedParts) -> dict[str, Any]:

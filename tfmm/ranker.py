@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfmm import schema
-from tfmm.candidates import Tensors
+from tfmm.candidates import Tensors, standardised
 from tfmm.pipelines import parse_example_lists
 from tfmm.records import FEATURES
 from tfmm.reranking import ListwiseScorer, RerankingConfig
@@ -151,16 +151,6 @@ class Ranker(tf.Module):
             return {schema.ITEM_IDS: features[schema.ITEM_ID], schema.SCORES: scores}
 
         return tf.function(rank).get_concrete_function(examples=tf.TensorSpec([None], tf.string, "examples"))
-
-
-def standardised(scores: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Returns scores with mean 0 and standard deviation 1 over each list's valid places, 0 in padding."""
-    valid = tf.cast(mask, tf.float32)
-    count = tf.maximum(tf.reduce_sum(valid, axis=1, keepdims=True), 1.0)
-    scores = tf.where(mask, scores, 0.0)
-    apart = tf.where(mask, scores - tf.reduce_sum(scores, axis=1, keepdims=True) / count, 0.0)
-    spread = tf.sqrt(tf.reduce_sum(apart**2, axis=1, keepdims=True) / count)
-    return tf.math.divide_no_nan(apart, spread)
 
 
 def _log1p(values: np.ndarray) -> np.ndarray:

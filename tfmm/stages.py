@@ -365,7 +365,8 @@ def item_item(config: Config, shop: Shop, events: Interactions, baselines: Mappi
         kind = max(ITEM_ITEM, key=lambda name: baselines[name].validation)
     chosen: Mapping[str, Any] = baselines[kind].settings
     if kind == "transitions":
-        weights = evaluation.transitions(events, count, _content_rows(config, shop), chosen)
+        content = _content_rows(config, shop) if chosen["content"] else None
+        weights = evaluation.transitions(events, count, content, chosen)
         if isinstance(weights, np.ndarray):  # a sparse one has weights of what was had only
             had = _with_events(shop, events)
             weights[~had] = weights[:, ~had] = 0  # as of products that are added later

@@ -71,6 +71,10 @@ class Data:
             events.user, events.item, num_users=self.num_users, num_items=self.num_items
         )
 
+    def known_users(self) -> np.ndarray:
+        """Returns `[num_users]` bool: who has an event."""
+        return np.bincount(self.events.user, minlength=self.num_users) > 0
+
     def on_sale(self) -> np.ndarray:
         """Returns the rows of items that could be had in training: what may be drawn as a negative."""
         had = np.bincount(self.events.item, minlength=self.num_items) > 0

@@ -139,7 +139,7 @@ class FactorNetwork(tf.keras.Model):
             rows = tf.range(start, min(start + _CHUNK, data.num_items))
             users, some = self.represent(everybody, rows)
             vectors.append(some.numpy())
-        known = np.bincount(data.events.user, minlength=data.num_users) > 0
+        known = data.known_users()
         bias = self.biases(tf.range(data.num_items)).numpy()
         return Factors(users.numpy(), np.concatenate(vectors), bias, known)
 

@@ -87,7 +87,7 @@ def fit_bpr(data: Data, config: BprConfig) -> Fitted:
     _check("implicit")
     from implicit.cpu.bpr import BayesianPersonalizedRanking
 
-    matrix, known = data.matrix().tocsr(), _known(data)
+    matrix, known = data.matrix().tocsr(), data.known_users()
     model = BayesianPersonalizedRanking(
         factors=config.dim,
         learning_rate=config.learning_rate,
@@ -139,7 +139,7 @@ def fit_cornac_bpr(data: Data, config: BprConfig) -> Fitted:
         bias = np.full(data.num_items, weights["Bi"].min() - np.abs(weights["V"]).sum())
         users[user_rows], items[item_rows], bias[item_rows] = weights["U"], weights["V"], weights["Bi"]
         single = np.float32
-        return Factors(users.astype(single), items.astype(single), bias.astype(single), known=_known(data))
+        return Factors(users.astype(single), items.astype(single), bias.astype(single), known=data.known_users())
 
     return best_epoch(epoch, scorer, data, epochs=config.epochs, patience=config.patience, name="cornac_bpr")
 
@@ -195,7 +195,7 @@ def _als_features(data: Data, config: AlsConfig, content: np.ndarray, alpha: flo
 
     def scorer() -> Factors:
         nothing = np.zeros(data.num_items, np.float32)
-        return Factors(model.user_factors.copy(), model.item_factors.copy(), nothing, _known(data))
+        return Factors(model.user_factors.copy(), model.item_factors.copy(), nothing, data.known_users())
 
     name = f"rectools_als_features {alpha:g} {l2:g}"
     found = best_epoch(epoch, scorer, data, epochs=config.epochs, patience=config.patience, name=name)
@@ -214,10 +214,6 @@ def _principal(rows: np.ndarray, dim: int) -> np.ndarray:
     """Returns `[num_items, dim]` float32: rows in their first directions, so that their products change least."""
     _, directions = np.linalg.eigh(rows.T @ rows)
     return np.asarray(rows @ directions[:, ::-1][:, :dim], np.float32)
-
-
-def _known(data: Data) -> np.ndarray:
-    return np.bincount(data.events.user, minlength=data.num_users) > 0
 
 
 def _validation(fitted: Fitted) -> float:
