@@ -63,7 +63,7 @@ def test_transitions_are_the_ridge_regression_of_the_next_new_item_on_the_decaye
     new = np.array([1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1], bool)  # the second 1 of the first shopper is no new item
     factors = np.random.default_rng(0).normal(size=(count, 2))
     found = closed_form.transitions(
-        sequences, new, num_items=count, decay=0.5, l2=2.0, content=3 * factors @ factors.T, window=2
+        sequences, new, num_items=count, decay=0.5, l2=2.0, content=np.sqrt(3) * factors, window=2
     )
     rows = [({0: 1}, 1), ({1: 1, 0: 0.5}, 2), ({3: 1}, 0)]
     rows += [({1: 1}, 2), ({2: 1, 1: 0.5}, 3), ({3: 1, 2: 0.5}, 0), ({0: 1, 3: 0.5}, 4)]
@@ -81,6 +81,15 @@ def test_transitions_know_which_way_a_sequence_runs():
     sequences = ragged(*[[0, 1, 2]] * 5)
     weights = closed_form.transitions(sequences, np.ones(15, bool), num_items=3, decay=0.5, l2=1.0)
     assert weights[0].argmax() == 1 and weights[1].argmax() == 2
+
+
+def test_steps_back_count_as_much_as_they_are_told_to():
+    """With l2 far above everything, the inverse is nothing but a scale, and weights are the steps themselves."""
+    sequences, far = ragged(*[[0, 1, 2]] * 5), 1e6
+    weights = far * closed_form.transitions(
+        sequences, np.ones(15, bool), num_items=3, decay=0.5, l2=far, back=0.25
+    )
+    np.testing.assert_allclose(weights, [[0, 5, 2.5], [1.25, 0, 5], [0.625, 1.25, 0]], rtol=1e-4, atol=1e-3)
 
 
 def test_ease_works_in_blocks_as_in_one_piece(monkeypatch):

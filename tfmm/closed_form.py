@@ -165,13 +165,14 @@ def transitions(
     decay: float,
     l2: float,
     content: Optional[np.ndarray] = None,
+    back: float = 0.0,
     window: int = 50,
 ) -> np.ndarray:
     """Returns `[num_items, num_items]` float32: what follows a history, by ridge regression (Choi et al. 2021, SLIT).
 
     The B that minimises |Y - X B|^2 + l2 |B|^2, a row of X being a history weighted by decay**age, and the row of Y the
     one new item that came next: B = (X'X + l2 I)^-1 X'Y. Where EASE says what is had together, this says what is had
-    after. Its diagonal is not zero.
+    after. Its diagonal is not zero. The inverse and B share `num_items`^2 numbers of 4 bytes.
 
     Args:
         sequences: item rows, oldest first, one row a user.
@@ -179,28 +180,31 @@ def transitions(
         num_items: size of the catalogue.
         decay: within (0, 1]; score histories with the same.
         l2: greater than 0.
-        content: `[num_items, num_items]`, positive semidefinite, w F F': added to X'X and to X'Y, as if each column of
-            F were a history that predicts itself, so that what is alike follows one another.
+        content: F `[num_items, features]`: F F' is added to X'X and to X'Y, as if each column of F were a history that
+            predicts itself, so that what is alike follows one another.
+        back: how much a step also counts the other way round: back * Y'X is added to X'Y.
         window: items of a history that are read, the newest.
     """
     if l2 <= 0:
         raise ValueError(f"Expected l2 > 0 (without it X'X may have no inverse), got {l2}.")
     gram = np.zeros((num_items, num_items), np.float32, order="F")
-    cross = np.zeros((num_items, num_items), np.float32, order="F")
+    forth = sp.csr_matrix((num_items, num_items), dtype=np.float32)
     events = np.flatnonzero(new & (_places(sequences) > 0))
     for some in in_chunks(events, _HISTORIES):
         history = history_matrix(_before(sequences, some, window), num_items=num_items, decay=decay)
         entries = (np.ones(len(some), np.float32), (np.arange(len(some)), sequences.values[some]))
         gram += _gram(history, None, np.float32)
-        cross += (history.T @ sp.csr_matrix(entries, shape=history.shape)).toarray()
-    if content is not None:
-        gram += content
-        cross += content
+        forth += history.T @ sp.csr_matrix(entries, shape=history.shape)
+    alike = None if content is None else content.astype(np.float32, copy=False)
+    if alike is not None:
+        gram += alike @ alike.T
     gram[np.diag_indices_from(gram)] += l2
-    weights: np.ndarray = scipy.linalg.solve(
-        gram, cross, assume_a="pos", lower=True, overwrite_a=True, overwrite_b=True, check_finite=False
-    )
-    return np.ascontiguousarray(weights)
+    weights, answers = _inverse(gram), (forth + back * forth.T).tocsc()
+    for start in range(0, num_items, _ROWS):  # a row of B needs no other row of the inverse
+        row = weights[start : start + _ROWS]
+        about_content = 0.0 if alike is None else (row @ alike) @ alike.T
+        weights[start : start + _ROWS] = row @ answers + about_content
+    return weights
 
 
 _HISTORIES = 200_000  # that are regressed on at once

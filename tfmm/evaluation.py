@@ -404,7 +404,7 @@ def transitions(
         num_items=len(chosen),
         decay=settings["decay"],
         l2=settings["l2"],
-        content=weight * (rows @ rows.T) if rows is not None and weight else None,
+        content=np.sqrt(weight) * rows if rows is not None and weight else None,
     )
     return _spread(weights, chosen, num_items)
 
