@@ -86,10 +86,32 @@ def test_transitions_know_which_way_a_sequence_runs():
 def test_steps_back_count_as_much_as_they_are_told_to():
     """With l2 far above everything, the inverse is nothing but a scale, and weights are the steps themselves."""
     sequences, far = ragged(*[[0, 1, 2]] * 5), 1e6
-    weights = far * closed_form.transitions(
-        sequences, np.ones(15, bool), num_items=3, decay=0.5, l2=far, back=0.25
-    )
+    weights = far * closed_form.transitions(sequences, np.ones(15, bool), num_items=3, decay=0.5, l2=far, back=0.25)
     np.testing.assert_allclose(weights, [[0, 5, 2.5], [1.25, 0, 5], [0.625, 1.25, 0]], rtol=1e-4, atol=1e-3)
+
+
+def test_spectral_vectors_are_near_as_a_dense_decomposition_says():
+    """Signs and rotations are free, so what is compared is every pair's product."""
+    matrix, dense = random_matrix()
+    dense[:, 3] = 0  # nobody had it
+    dense[5] = 0  # had nothing
+    matrix = closed_form.sp.csr_matrix(dense.astype(np.float32))
+    users, items, width = dense.sum(axis=1), dense.sum(axis=0), 4
+    scaled = dense / np.sqrt(np.maximum(users, 1e-12))[:, np.newaxis] / np.sqrt(items + 5.0)
+    _, values, found = np.linalg.svd(scaled, full_matrices=False)
+    expected = (found[:width] * values[:width, np.newaxis]).T
+    expected[items > 0] /= np.linalg.norm(expected[items > 0], axis=1, keepdims=True)
+    expected[3] = 0
+    vectors = closed_form.spectral_vectors(matrix, dim=width)
+    np.testing.assert_allclose(vectors @ vectors.T, expected @ expected.T, atol=0.02)
+    assert not vectors[3].any()
+
+
+def test_more_dimensions_than_the_data_fill_are_zeros():
+    matrix, dense = random_matrix()
+    vectors = closed_form.spectral_vectors(matrix, dim=3 * dense.shape[1])
+    assert vectors.shape == (dense.shape[1], 3 * dense.shape[1]) and np.isfinite(vectors).all()
+    assert not vectors[:, dense.shape[1] - 1 :].any()
 
 
 def test_ease_works_in_blocks_as_in_one_piece(monkeypatch):

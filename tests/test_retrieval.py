@@ -367,3 +367,21 @@ def test_a_query_is_its_newest_events_as_dense_columns():
 def test_settings_that_cannot_be_are_named(name):
     with pytest.raises(ValueError, match=f"retrieval.{name} > 0, got 0"):
         RetrievalConfig(**{name: 0})
+
+
+def test_spectral_ids_answer_before_the_first_step(monkeypatch):
+    """The shop's groups are found in who had what; of an item without events, the id stays what it was."""
+    monkeypatch.setattr(stages, "_fit_towers", lambda *_, **__: {})
+    shop, found = shops.shop(), {}
+    for start in ("random", "spectral"):
+        config = dataclasses.replace(shops.CONFIG.retrieval, id_start=start)
+        towers = dataclasses.replace(shops.CONFIG.towers, encoder="attention", id_dropout=0.0)
+        tf.keras.utils.set_random_seed(0)
+        config = dataclasses.replace(shops.CONFIG, towers=towers, retrieval=config)
+        found[start], _ = stages.train_towers(config, shop, shops.features(), directory=None)
+    ndcg = {name: retrieval.ndcg(one, shop.parts.validation, shop.context) for name, one in found.items()}
+    assert ndcg["spectral"] > 1.3 * ndcg["random"]
+    ids = {name: one.towers.candidate.ids.embeddings.numpy() for name, one in found.items()}
+    never = np.bincount(shop.parts.train.item, minlength=shops.ITEMS + 1) == 0
+    np.testing.assert_array_equal(ids["spectral"][never], ids["random"][never])
+    np.testing.assert_allclose(np.linalg.norm(ids["spectral"][~never], axis=1), 1, atol=1e-5)

@@ -256,3 +256,11 @@ def test_unit_keeps_zero_and_the_direction():
 def test_settings_that_cannot_be_are_refused(bad):
     with pytest.raises(ValueError, match="Expected"):
         dataclasses.replace(TowerConfig(), **bad)
+
+
+def test_a_transformer_begins_as_the_newest_item():
+    tower, batch = QueryTower(config("attention"), num_events=2, num_context=3), histories()
+    found = ask(tower, **batch)[:, 1:]
+    vectors = batch["vectors"]
+    deviation = np.sqrt(vectors.var(axis=-1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(found, (vectors - vectors.mean(axis=-1, keepdims=True)) / deviation, atol=1e-4)

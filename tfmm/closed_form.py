@@ -12,6 +12,7 @@ from typing import Optional, Union
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
+import scipy.sparse.linalg
 
 from tfmm.ragged import NO_ITEM, Ragged, in_chunks
 
@@ -205,6 +206,31 @@ def transitions(
         about_content = 0.0 if alike is None else (row @ alike) @ alike.T
         weights[start : start + _ROWS] = row @ answers + about_content
     return weights
+
+
+def spectral_vectors(matrix: sp.csr_matrix, *, dim: int, shrink: float = 5.0) -> np.ndarray:
+    """Returns `[num_items, dim]` float32 of length 1, in which items that the same users had are near (PureSVD).
+
+    The right singular vectors of D^-1/2 X (D' + shrink)^-1/2 by their singular values (Cremonesi et al. 2010, on the
+    normalised matrix), D and D' being users' and items' sums. Items that nobody had are zeros, as are dimensions that
+    the data do not fill.
+
+    Args:
+        matrix: `[users, num_items]` interactions, not negative.
+        dim: width.
+        shrink: lowers what rests on few users.
+    """
+    users, items = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
+    known = np.flatnonzero(users)
+    scaled = sp.diags(users[known] ** -0.5) @ matrix[known] @ sp.diags((items + shrink) ** -0.5)
+    most = min(dim, min(scaled.shape) - 1)
+    vectors = np.zeros((matrix.shape[1], dim), np.float32)
+    if most > 0:
+        start = np.ones(min(scaled.shape), np.float32)
+        _, values, found = scipy.sparse.linalg.svds(scaled.astype(np.float32), k=most, tol=1e-2, v0=start)
+        vectors[:, :most] = (found * values[:, np.newaxis])[::-1].T
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where((lengths > 0) & (items > 0)[:, np.newaxis], vectors / np.maximum(lengths, 1e-12), 0.0)
 
 
 _HISTORIES = 200_000  # that are regressed on at once

@@ -195,8 +195,9 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "towers.dropout": 0.3,
                 "towers.history_dropout": 0.5,
                 "towers.max_length": 30,
-                "retrieval.batch_size": 128,
+                "retrieval.batch_size": 512,
                 "retrieval.learning_rate": 2e-3,
+                "retrieval.id_start": "spectral",
                 "reranking.epochs": 6,
             }
         )

@@ -36,6 +36,8 @@ class RetrievalConfig:
         temperature: logits are cosines divided by it.
         full_softmax_up_to: a corpus of up to this many items is its own set of negatives; above it they are sampled.
         uniform_negatives: drawn a step beside the in-batch ones, when sampling.
+        id_start: what ids begin from: "random", or "spectral" (near what the same shoppers had), which a transformer
+            over a sparse shop reaches only after many epochs.
     """
 
     epochs: int = 12
@@ -46,8 +48,11 @@ class RetrievalConfig:
     temperature: float = 0.1
     full_softmax_up_to: int = 20_000
     uniform_negatives: int = 2_048
+    id_start: str = "random"
 
     def __post_init__(self) -> None:
+        if self.id_start not in ("random", "spectral"):
+            raise ValueError(f"Expected retrieval.id_start to be random or spectral, got {self.id_start!r}.")
         for name in ("epochs", "patience", "batch_size", "learning_rate", "temperature", "uniform_negatives"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Expected retrieval.{name} > 0, got {getattr(self, name)}.")

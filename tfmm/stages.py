@@ -145,11 +145,7 @@ def features_of(config: Config, shop: Shop, modalities: Optional[tuple[str, ...]
 
 def _wanted_beside(shop: Shop) -> closed_form.sp.csr_matrix:
     """Returns `[num_items, num_items]`: what the same shoppers wanted, as the retriever's events say."""
-    events = shop.parts.train
-    matrix = closed_form.interaction_matrix(
-        events.user, events.item, num_users=len(shop.dataset.users), num_items=len(shop.table)
-    )
-    return closed_form.item_knn(matrix, neighbours=20, shrink=10.0)
+    return closed_form.item_knn(_matrix(shop, shop.parts.train), neighbours=20, shrink=10.0)
 
 
 def _with_events(shop: Shop, events: Interactions) -> np.ndarray:
@@ -166,7 +162,7 @@ def train_towers(
     config: Config, shop: Shop, items: ItemFeatures, *, directory: Path
 ) -> tuple[Retriever, dict[str, list[float]]]:
     """Returns the towers trained on the retriever's period, and the training curves."""
-    retriever = make_towers(config, shop, items, shop.parts.train)
+    retriever = _begin_towers(config, shop, items, shop.parts.train)
     return retriever, _fit_towers(config, shop, retriever, shop.parts.train, name="train", directory=directory)
 
 
@@ -295,7 +291,7 @@ def _seen_anew(shop: _Kind, encoder: ImageEncoder, *, directory: Path) -> _Kind:
 def train_ablated(config: Config, shop: Shop, modalities: tuple[str, ...], *, directory: Path) -> Retriever:
     """Returns towers that know nothing of the items but these modalities, trained as long as those that are served."""
     items = features_of(config, shop, modalities).with_ids(_with_events(shop, shop.parts.refit))
-    retriever = make_towers(config, shop, items, shop.parts.refit)
+    retriever = _begin_towers(config, shop, items, shop.parts.refit)
     name = "only-" + "-".join(modalities)
     _fit_towers(config, shop, retriever, shop.parts.refit, name=name, directory=directory)
     return retriever
@@ -313,6 +309,22 @@ def make_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interac
         frequency=np.bincount(events.item, minlength=items.num_items),
         launched=shop.table.launched,
         until=int(events.time.max(initial=0)),
+    )
+
+
+def _begin_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interactions) -> Retriever:
+    """Returns towers that are not trained, but may know from the events which items are near one another."""
+    retriever = make_towers(config, shop, items, events)
+    if config.retrieval.id_start == "spectral":
+        vectors = closed_form.spectral_vectors(_matrix(shop, events), dim=config.towers.dim)
+        retriever.towers.candidate.begin_from(vectors)
+    return retriever
+
+
+def _matrix(shop: Shop, events: Interactions) -> closed_form.sp.csr_matrix:
+    """Returns `[num_users, num_items]`: who had what."""
+    return closed_form.interaction_matrix(
+        events.user, events.item, num_users=len(shop.dataset.users), num_items=len(shop.table)
     )
 
 
@@ -371,9 +383,7 @@ def item_item(config: Config, shop: Shop, events: Interactions, baselines: Mappi
             had = _with_events(shop, events)
             weights[~had] = weights[:, ~had] = 0  # as of products that are added later
         return ItemItem(weights, chosen["decay"])
-    matrix = closed_form.interaction_matrix(
-        events.user, events.item, num_users=len(shop.dataset.users), num_items=count
-    )
+    matrix = _matrix(shop, events)
     if kind == "ease":
         return ItemItem(evaluation.ease(matrix, l2=chosen["l2"]), chosen["decay"])
     near = closed_form.item_knn(matrix, neighbours=config.candidates.neighbours, shrink=chosen["shrink"])

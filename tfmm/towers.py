@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from tfmm.encoders.attributes import AttributeEncoder, AttributeLookup, AttributeVocabulary
@@ -71,6 +72,12 @@ class CandidateTower(tf.keras.layers.Layer):
         if ATTRIBUTES in self.modalities:
             self.attributes = AttributeEncoder(items.vocabulary, config.dim)
         self.fusion = fusion(config.fusion)
+
+    def begin_from(self, vectors: np.ndarray) -> None:
+        """Has ids begin from these vectors `[num_items, dim]`; where one is zero, from what they are."""
+        table = self.ids.embeddings
+        known = np.flatnonzero(vectors.any(axis=1))
+        table.assign(tf.tensor_scatter_nd_update(table, known[:, np.newaxis], vectors[known]))
 
     def project(self, features: Mapping[str, tf.Tensor], *, training: bool = False) -> tf.Tensor:
         """Returns each modality in the shared space, `[batch, modalities, dim]`, before they are fused."""
@@ -209,16 +216,19 @@ def unit(vectors: tf.Tensor) -> tf.Tensor:
 
 
 class _Block(tf.keras.layers.Layer):
-    """Pre-norm causal self-attention with a learned bias for how long ago, then a feed-forward layer."""
+    """Pre-norm causal self-attention with a learned bias for how long ago, then a feed-forward layer.
+
+    Both add nothing at first: training starts from the vector of the newest item, whose neighbours are a good answer.
+    """
 
     def __init__(self, config: TowerConfig, *, name: str) -> None:
         super().__init__(name=name)
         self.heads, self.dim, self.span = config.heads, config.dim, config.max_length + 1
         self.norms = [tf.keras.layers.LayerNormalization() for _ in range(2)]
         self.qkv = tf.keras.layers.Dense(3 * config.dim, use_bias=False)
-        self.mix = tf.keras.layers.Dense(config.dim)
+        self.mix = tf.keras.layers.Dense(config.dim, kernel_initializer="zeros")
         self.up = tf.keras.layers.Dense(2 * config.dim, activation="gelu")
-        self.down = tf.keras.layers.Dense(config.dim)
+        self.down = tf.keras.layers.Dense(config.dim, kernel_initializer="zeros")
         self.drop = tf.keras.layers.Dropout(config.dropout)
 
     def build(self, shape: tf.TensorShape) -> None:
