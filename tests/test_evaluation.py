@@ -174,7 +174,7 @@ def test_of_a_catalogue_too_large_the_most_had_items_have_the_weights_of_a_shop_
     kept = np.isin(events.item, chosen)
     fields = {field.name: getattr(events, field.name)[kept] for field in dataclasses.fields(events)}
     alone = type(events)(**{**fields, "item": np.searchsorted(chosen, fields["item"])})
-    settings = {"l2": 3.0, "content": 2.0, "decay": 0.5}
+    settings = {"l2": 3.0, "content": 2.0, "decay": 0.5, "back": 0.25}
     expected = {
         "ease": evaluation.ease(matrix[:, chosen], l2=3.0),
         "transitions": evaluation.transitions(alone, most, rows[chosen], settings),

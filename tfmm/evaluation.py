@@ -369,12 +369,11 @@ def _ease(matrix: closed_form.sp.csr_matrix) -> Iterator[Baseline]:
 def _transitions(events: Interactions, num_items: int, content: Optional[np.ndarray]) -> Iterator[Baseline]:
     for weight in (0.0, 3.0) if content is not None and content.shape[1] else (0.0,):
         for decay in _TRANSITION_DECAYS:
-            settings: dict[str, float] = {"l2": _TRANSITION_L2, "content": weight, "decay": decay}
+            settings = {"l2": 100.0, "content": weight, "decay": decay, "back": 0.3}
             yield Baseline("transitions", settings, None, transitions(events, num_items, content, settings), decay)
 
 
 _TRANSITION_DECAYS = (0.95, 0.8)
-_TRANSITION_L2 = 30.0
 
 
 DENSE_UP_TO = 20_000
@@ -405,6 +404,7 @@ def transitions(
         decay=settings["decay"],
         l2=settings["l2"],
         content=np.sqrt(weight) * rows if rows is not None and weight else None,
+        back=settings["back"],
     )
     return _spread(weights, chosen, num_items)
 
