@@ -55,6 +55,8 @@ class Config:
         item_item: the closed form beside the towers: "ease" (what is had together), "transitions" (what is had next,
             and what is like it), "item_knn", or "auto" (the one that is best on validation).
         refit_epochs: how long the retriever that is served trains on, with the reranker's period added; 0 = never.
+        refit_anew: train that retriever from the start instead, as long as the first: better where the period is much
+            of what is known. Its space is another, so that `reranking.vectors` must be off.
     """
 
     source: str = "demo"
@@ -74,6 +76,7 @@ class Config:
     missing: str = "absent"
     item_item: str = "auto"
     refit_epochs: int = 1
+    refit_anew: bool = False
     splits: SplitConfig = dataclasses.field(default_factory=SplitConfig)
     image: ImageConfig = dataclasses.field(default_factory=ImageConfig)
     text: TextConfig = dataclasses.field(default_factory=TextConfig)
@@ -103,6 +106,12 @@ class Config:
         for name, options in choices.items():
             if getattr(self, name) not in options:
                 raise ValueError(f"Expected {name} to be one of {', '.join(options)}, got {getattr(self, name)!r}.")
+
+        if self.refit_anew and self.reranking.vectors:
+            raise ValueError(
+                "Expected --reranking.vectors false with --refit_anew true, got true: the scorer would read vectors of "
+                "another space than it learned from."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, as `run.json` and `--config` hold them."""
@@ -198,6 +207,9 @@ def presets(source: str, size: str) -> dict[str, Any]:
                 "retrieval.batch_size": 512,
                 "retrieval.learning_rate": 2e-3,
                 "retrieval.id_start": "spectral",
+                "retrieval.epochs": 6,
+                "refit_anew": True,
+                "reranking.vectors": False,
                 "reranking.epochs": 6,
             }
         )

@@ -34,6 +34,8 @@ class RerankingConfig:
         dropout: in the scorer.
         noise: standard deviation of what is added to the (standardised) numbers in training, so that no scorer leans on
             their exact values.
+        vectors: whether the scorer also reads the product of the query's and the candidate's vectors, where there are
+            any; it then knows one space only, that of the towers whose lists it learned from.
     """
 
     loss: str = "softmax_loss"
@@ -46,6 +48,7 @@ class RerankingConfig:
     heads: int = 2
     dropout: float = 0.2
     noise: float = 0.0
+    vectors: bool = True
 
     def __post_init__(self) -> None:
         names = sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"})  # wants several scores
@@ -87,7 +90,7 @@ class ListwiseScorer(tf.keras.Model):
         x = tf.clip_by_value(self.normalise(example), -5.0, 5.0)
         if self.blur is not None:
             x = self.blur(x, training=training)
-        if "item" in features:
+        if self._config.vectors and "item" in features:
             x = tf.concat([x, self.match(features["item"] * features["query"][:, tf.newaxis])], axis=-1)
         x = self.enter(self.drop(x, training=training))
         for block in self.blocks:
@@ -115,18 +118,23 @@ class _ListBlock(tf.keras.layers.Layer):
         return x + self.drop(self.down(self.up(self.norms[1](x))), training=training)
 
 
-def featurise(lists: tf.data.Dataset, candidates: Candidates) -> tf.data.Dataset:
+_VECTORS = ("item", "query")
+
+
+def featurise(lists: tf.data.Dataset, candidates: Candidates, *, vectors: bool = True) -> tf.data.Dataset:
     """Returns batches of (what the scorer reads, labels `[batch, list_size]`), computed once and kept in memory.
 
     Args:
         lists: of `pipelines.example_list_batches`.
         candidates: whose lists they are.
+        vectors: whether the scorer reads the query's and the candidates' vectors, most of what is kept.
     """
 
     def one(features: Tensors, labels: tf.Tensor) -> tuple[Tensors, tf.Tensor]:
         rows = candidates.item_ids.rows(features["item_id"])
         read = candidates.features(candidates.encode_query(features), rows)
-        return read, tf.where(read["mask"], labels, -1.0)
+        kept = {name: value for name, value in read.items() if vectors or name not in _VECTORS}
+        return kept, tf.where(read["mask"], labels, -1.0)
 
     return lists.map(one).cache()
 

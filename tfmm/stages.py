@@ -167,11 +167,15 @@ def train_towers(
 
 
 def refit_towers(config: Config, shop: Shop, early: Retriever, items: ItemFeatures, *, directory: Path) -> Retriever:
-    """Returns the towers that are served: `early`, trained a little further with the reranker's period added.
+    """Returns the towers that are served: trained with the reranker's period added.
 
-    They stay close to those that the reranker's lists came from. Where validation finds them no better, they stay
-    those.
+    By default they are `early`, trained a little further: they stay close to those that the reranker's lists came from.
+    Where validation finds them no better, they stay those. With `refit_anew` they are trained from the start.
     """
+    if config.refit_anew:
+        retriever = _begin_towers(config, shop, items, shop.parts.refit)
+        _fit_towers(config, shop, retriever, shop.parts.refit, name="refit", directory=directory)
+        return retriever
     retriever = make_towers(config, shop, items, shop.parts.refit)
     retriever.set_weights(early.get_weights())
     _go_on(config, shop, retriever, shop.parts.refit, epochs=config.refit_epochs, name="refit", directory=directory)
@@ -445,7 +449,7 @@ def _lists(config: Config, shop: Shop, candidates: Candidates, queries: Queries,
         shuffle=name == _RERANK_TRAIN,
         seed=config.seed,
     )
-    return reranking.featurise(batches, candidates)
+    return reranking.featurise(batches, candidates, vectors=config.reranking.vectors)
 
 
 def make_aligner(config: Config, shop: Catalogue, vocabulary: AttributeVocabulary) -> Optional[Aligner]:
