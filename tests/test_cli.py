@@ -134,6 +134,7 @@ def test_flags_go_before_the_file_and_the_file_before_what_source_and_size_prese
         (["--towers.fusion", "glue"], "got 'glue'"),
         (["--seed", "many"], "many"),
         (["stray"], "stray"),
+        (["--refit_anew", "true"], "--reranking.vectors false"),
     ],
 )
 def test_a_refused_setting_ends_in_a_sentence_not_a_traceback(flags, said):

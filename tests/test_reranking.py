@@ -67,6 +67,19 @@ def test_what_stands_in_padding_never_changes_the_other_scores():
     np.testing.assert_allclose(scorer(other).numpy()[features["mask"]], before[features["mask"]], rtol=1e-4, atol=1e-5)
 
 
+def test_without_vectors_the_space_of_the_towers_is_nothing_to_it():
+    features, scores = example_lists(), {}
+    turned = {**features, "item": -3 * features["item"], "query": features["query"][:, ::-1].copy()}
+    for vectors in (True, False):
+        scorer = ListwiseScorer(dataclasses.replace(CONFIG, vectors=vectors))
+        scorer(features)
+        for weight in scorer.trainable_variables:
+            weight.assign(np.random.default_rng(1).normal(0, 0.3, weight.shape))
+        scores[vectors] = scorer(features).numpy(), scorer(turned).numpy()
+    np.testing.assert_array_equal(*scores[False])
+    assert np.abs(scores[True][0] - scores[True][1]).max() > 0.1
+
+
 def test_longer_padding_never_changes_the_scores():
     scorer, features = randomised(), example_lists()
     wider = {

@@ -385,3 +385,19 @@ def test_spectral_ids_answer_before_the_first_step(monkeypatch):
     never = np.bincount(shop.parts.train.item, minlength=shops.ITEMS + 1) == 0
     np.testing.assert_array_equal(ids["spectral"][never], ids["random"][never])
     np.testing.assert_allclose(np.linalg.norm(ids["spectral"][~never], axis=1), 1, atol=1e-5)
+
+
+def test_towers_trained_anew_owe_nothing_to_those_before(tmp_path, monkeypatch):
+    """With nothing trained, what is served is where training begins: a place of its own, or where the early ones are."""
+    monkeypatch.setattr(stages.retrieval, "fit", lambda *_, **__: {"validation ndcg@10": [1.0]})
+    monkeypatch.setattr(stages.retrieval, "ndcg", lambda *_: 0.0)
+    shop, items = shops.shop(), shops.features()
+    early = shops.retriever()
+    shop = dataclasses.replace(shop, records=tmp_path)
+    records.write_items(shop.dataset, tmp_path, encoders={})
+    reranking = dataclasses.replace(shops.CONFIG.reranking, vectors=False)
+    for anew in (False, True):
+        config = dataclasses.replace(shops.CONFIG, refit_anew=anew, reranking=reranking)
+        served = stages.refit_towers(config, shop, early, items, directory=tmp_path)
+        same = [np.array_equal(one, other) for one, other in zip(served.get_weights(), early.get_weights())]
+        assert all(same) != anew
