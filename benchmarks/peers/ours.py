@@ -1,0 +1,110 @@
+"""Our two towers, as `train.py` makes them: `python -m benchmarks.peers.ours FOLDER SEED EPOCHS FLAGS_OF_TRAIN.PY...`.
+
+They read the source itself, not the events that peers are given, and encode pictures and texts anew: that is part of
+the time until everything is prepared. The epochs are those of the flags, over which the learning rate falls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import exchange
+from benchmarks.peers.exchange import Course
+from tfmm import pipelines, records, retrieval, sources, stages
+from tfmm.config import Config, parse
+from tfmm.retrieval import Retriever
+from tfmm.splits import Queries
+from tfmm.stages import Shop
+
+
+def given(config: Config) -> dict[str, Any]:
+    """Returns the settings that the table shows."""
+    towers = config.towers
+    attention = towers.encoder == "attention"
+    return {
+        "blocks": towers.blocks if attention else towers.encoder,
+        "heads": towers.heads if attention else "",
+        "width": towers.dim,
+        "length": towers.max_length,
+        "dropout": towers.dropout,
+        "learning_rate": config.retrieval.learning_rate,
+        "batch": config.retrieval.batch_size,
+        "loss": "softmax, all items",
+        "trains on": "every event, in windows",
+        "knows": "ids, order, times, content",
+    }
+
+
+def open_shop(config: Config) -> Shop:
+    """Returns the shop, of which everything before validation is for training."""
+    dataset = sources.load(
+        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
+    )
+    shop = stages.open_shop(config, stages.open_catalogue(config, dataset, config.records))
+    return dataclasses.replace(shop, parts=dataclasses.replace(shop.parts, train=shop.parts.refit))
+
+
+def scores(retriever: Retriever, queries: Queries, shop: Shop) -> np.ndarray:
+    """Returns `[queries, num_items]`."""
+    return np.concatenate([chunk for _, chunk in retrieval.score_queries(retriever, queries, shop.context)])
+
+
+def told(retriever: Retriever, shop: Shop, course: Course) -> None:
+    """Has the retriever tell of each of its epochs, of which `retrieval.fit` makes a `fit` each."""
+    asked = {part: getattr(shop.parts, part) for part in exchange.PARTS}
+    fit, clock = retriever.fit, itertools.chain([course.ready], itertools.repeat(course.go))
+
+    def fit_and_tell(*args: Any, **kwargs: Any) -> Any:
+        next(clock)()
+        history = fit(*args, **kwargs)
+        course.epoch(lambda part: scores(retriever, asked[part], shop))
+        return history
+
+    retriever.fit = fit_and_tell
+
+
+def batches_of(config: Config, shop: Shop) -> Any:
+    """Returns one pass over windows of the sequences, as `stages.train_towers` makes it."""
+    ids, types = shop.dataset.items.ids, shop.dataset.event_types
+    sequences = records.Sequences.of(shop.parts.train, shop.dataset.users)
+    records.write_sequences(sequences, shop.records, "train", item_ids=ids, event_types=types)
+    return pipelines.sequence_batches(
+        shop.records,
+        "train",
+        batch_size=config.retrieval.batch_size,
+        max_length=config.towers.max_length,
+        shuffle=True,
+        seed=config.seed,
+        item_ids=ids,
+    )
+
+
+def main(folder: str, seed: str, _: str, *flags: str) -> None:
+    """Trains until validation has not risen for so long as `--retrieval.patience` says."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(exchange.Enough):
+        config = parse([*flags, "--seed", seed, "--records", str(Path(scratch) / "records")])
+        course = Course(Path(folder), given(config))
+        shop = open_shop(config)
+        stages.set_seed(config.seed)
+        retriever = stages.make_towers(config, shop, stages.features_of(config, shop), shop.parts.train)
+        told(retriever, shop, course)
+        retrieval.fit(
+            retriever,
+            batches_of(config, shop),
+            validation=shop.parts.validation,
+            context=shop.context,
+            directory=Path(scratch) / "checkpoints",
+            logs=Path(scratch) / "tensorboard",
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
