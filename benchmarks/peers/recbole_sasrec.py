@@ -53,6 +53,7 @@ def configured(folder: str, seed: int) -> Config:
             "hidden_dropout_prob": SETTINGS["dropout"],
             "attn_dropout_prob": SETTINGS["dropout"],
             "MAX_ITEM_LIST_LENGTH": SETTINGS["length"],
+            "eval_args": {"order": "TO", "split": {"RS": [1, 0, 0]}, "group_by": "none", "mode": "full"},  # all to train
             "loss_type": "CE",
             "train_neg_sample_args": None,
             "learning_rate": SETTINGS["learning_rate"],
@@ -99,7 +100,7 @@ def main(folder: str, seed: str, epochs: str) -> None:
         write_events(Path(scratch), shop)
         config = configured(scratch, int(seed))
         init_seed(config["seed"], config["reproducibility"])
-        dataset = create_dataset(config)
+        dataset = create_dataset(config).build()[0]
         model = SASRec(config, dataset).to(config["device"])
         trainer = Trainer(config, model)
         batches = TrainDataLoader(config, dataset, None, shuffle=True)
