@@ -13,7 +13,7 @@ from benchmarks.seeds import mean_of
 from benchmarks.training import Course, seconds_to
 from tfmm import confidence
 
-OURS = "ours"
+OURS, OURS_BY_ID = "ours", "ours_by_id"
 NEVER = "never"
 
 Training = dict[str, Any]
@@ -33,7 +33,7 @@ def level_rows(
 ) -> list[tuple[str, ...]]:
     """Returns a line a level, a share of a peer's best of the same seed: seconds of each, and the peer's by ours."""
     rows = []
-    for peer in (name for name in found if name != OURS):
+    for peer in (name for name in found if name not in (OURS, OURS_BY_ID)):
         for share in shares:
             goals = [share * max(training["validation"]) for training in found[peer]]
             times = {

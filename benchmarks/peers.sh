@@ -51,4 +51,5 @@ make() {
 }
 
 make rectools "from rectools.models import SASRecModel; SASRecModel()" "${rectools[@]}"
-make recbole "from recbole.config import Config; Config(model='SASRec', dataset='ml-100k')" "${recbole[@]}"
+make recbole "from recbole.config import Config; Config('SASRec', 'ml-100k', config_dict={'train_neg_sample_args': None})" \
+    "${recbole[@]}"

@@ -19,6 +19,7 @@ kept in `--runs`, with their settings, and not repeated; `--again` forgets them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -33,10 +34,11 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 
+from benchmarks import peers
 from benchmarks.common import positive, start_log
-from benchmarks.levels import OURS, Training, endings, level_rows, quality_rows
+from benchmarks.levels import OURS, OURS_BY_ID, Training, endings, level_rows, quality_rows
 from benchmarks.peers import exchange
-from benchmarks.seeds import say, settings, show_table, split_flags
+from benchmarks.seeds import code_mark, say, settings, show_table, split_flags
 from tfmm import evaluation, metrics, relevance, sources, splits
 from tfmm.config import Config, parse
 from tfmm.sources.dataset import Dataset
@@ -62,11 +64,14 @@ class System(NamedTuple):
 
 
 SYSTEMS = {
-    OURS: System("ours"),
+    OURS: System("ours", arguments=("all",)),
+    OURS_BY_ID: System("ours", arguments=("id",)),
     "rectools": System("rectools_sasrec", "rectools", patience=25),  # epochs of a few steps, so that five say nothing
     "rectools_windows": System("rectools_sasrec", "rectools", ("windows",), patience=15),
     "recbole": System("recbole_sasrec", "recbole"),
 }
+_MARK = "complete"
+"""What `benchmarks/peers.sh` leaves in an environment that is whole: its pins."""
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 K = 10
 
@@ -158,8 +163,8 @@ def train(name: str, config: Config, asked: Questions, flags: Sequence[str], opt
     with tempfile.TemporaryDirectory() as scratch, log.open("w", encoding="utf-8") as errors:
         write_shop(Path(scratch), asked)
         judge = Judge(asked, Path(scratch), patience=_patience(name, config), budget=options.budget)
-        more = system.arguments if system.environment else flags
-        arguments = [scratch, str(config.seed), str(options.epochs), *more]
+        arguments = [scratch, str(config.seed), str(options.epochs), *system.arguments]
+        arguments += [] if system.environment else flags
         command = [str(interpreter), "-m", f"benchmarks.peers.{system.module}", *arguments]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
         started = time.time()
@@ -208,11 +213,16 @@ def trainings(flags: Sequence[str], options: argparse.Namespace, *, run: Run = t
 
 
 def _settings(name: str, config: Config, asked: Questions, options: argparse.Namespace) -> dict[str, Any]:
-    """Returns what a training depends on: a peer's on few of our flags."""
-    everybody = {"data": asked.dataset.fingerprint(), "epochs": options.epochs, "budget": options.budget}
-    everybody |= {"threads": options.threads, "patience": _patience(name, config), "seed": config.seed}
-    plain = settings(config.to_dict())
-    return {**everybody, **(plain if name == OURS else {"splits": plain["splits"]})}
+    """Returns what a training depends on: a peer's on few of our flags, and not on our code."""
+    system, plain = SYSTEMS[name], settings(config.to_dict())
+    everybody = {"data": asked.dataset.fingerprint(), "budget": options.budget, "threads": options.threads}
+    everybody |= {"patience": _patience(name, config), "seed": config.seed}
+    if not system.environment:
+        return {**everybody, **plain, "code": code_mark()}
+    script = Path(peers.__file__).with_name(f"{system.module}.py").read_text(encoding="utf-8")
+    pins = (options.peers / system.environment / _MARK).read_text(encoding="utf-8")
+    code = hashlib.sha256((script + pins).encode()).hexdigest()[:16]
+    return {**everybody, "splits": plain["splits"], "epochs": options.epochs, "code": code}
 
 
 def _kept(path: Path, wanted: Mapping[str, Any]) -> bool:
@@ -233,10 +243,10 @@ def show(found: Mapping[str, Sequence[Training]], flags: Sequence[str], options:
     columns = ["system", "best validation ndcg@10", "in epoch", "set-up, s", "first epoch, s", "an epoch, s"]
     columns += ["test ndcg@10", "ours minus it"]
     show_table(f"Quality, {about}", columns, quality_rows(found), markdown=options.markdown)
-    columns = ["level", "validation ndcg@10", *(f"{name}, s" for name in names), "the peer's by ours"]
+    columns = ["level", "validation ndcg@10", *(f"{name}, s" for name in names), f"the peer's by {OURS}"]
     for set_up, title in ((False, "of training"), (True, "with set-up")):
-        if OURS in found:
-            rows = level_rows(found, options.levels, set_up=set_up)
+        rows = level_rows(found, options.levels, set_up=set_up) if OURS in found else []
+        if rows:
             show_table(f"Seconds {title} to a level", columns, rows, markdown=options.markdown)
     for sentence in endings(found, options.seeds):
         say(sentence)
@@ -273,7 +283,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _is_whole(folder: Optional[Path], environment: str) -> bool:
-    return folder is not None and (folder / environment / "complete").is_file()
+    return folder is not None and (folder / environment / _MARK).is_file()
 
 
 if __name__ == "__main__":

@@ -208,14 +208,14 @@ def scored(asked: Any, part: str, share: float) -> np.ndarray:
     return scores
 
 
-def judged(tmp_path: Path, shares: list[float], **limits: float) -> tuple[dict[str, Any], int]:
+def judged(tmp_path: Path, shares: list[float]) -> tuple[dict[str, Any], int]:
     """What becomes of a system in a process of its own, and how many epochs it trained."""
     module, asked = bench("time_to_quality"), questions(tmp_path)
     module.write_shop(tmp_path, asked)
     for share in shares:
         np.save(tmp_path / f"validation-{share}.npy", scored(asked, "validation", share))
         np.save(tmp_path / f"test-{share}.npy", scored(asked, "test", 1 - share))
-    judge = module.Judge(asked, tmp_path, **{"patience": 2, "budget": 1e9, **limits})
+    judge = module.Judge(asked, tmp_path, patience=2, budget=1e9)
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), ",".join(map(str, shares))]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     heard, started = 0, time.time()
@@ -239,12 +239,14 @@ def test_patience_ends_a_training_and_the_test_is_that_of_the_best_validation_ep
 
 
 def test_a_budget_ends_a_training_too_and_its_own_end_is_said(tmp_path: Path) -> None:
-    assert judged(tmp_path, [0.25, 0.5], budget=0.0)[0]["ended"] == "budget"
-
-
-def test_a_training_that_ends_by_itself_says_so(tmp_path: Path) -> None:
-    found, heard = judged(tmp_path, [0.25, 0.5])
-    assert heard == 2 and found["ended"] == "its own epochs"
+    module, asked = bench("time_to_quality"), questions(tmp_path)
+    judge = module.Judge(asked, tmp_path, patience=2, budget=30.0)
+    for part in ("validation", "test"):
+        np.save(tmp_path / f"{part}.npy", scored(asked, part, 0.5))
+    assert judge.hear({"seconds": 29.0}, started=0.0) == "go on"
+    assert judge.training["ended"] == "its own epochs"
+    assert judge.hear({"seconds": 30.0}, started=0.0) == "stop"
+    assert judge.training["ended"] == "budget"
 
 
 # --- What is kept ----------------------------------------------------------------------------------------------------
@@ -266,7 +268,17 @@ def test_seeds_begin_with_another_system_and_what_is_kept_with_the_same_settings
 ) -> None:
     module = bench("time_to_quality")
     flags = [*FLAGS, "--data_dir", str(data_folder(tmp_path / "shop"))]
-    plain = {"systems": ["ours", "recbole"], "seeds": [0, 1], "epochs": 3, "budget": 9.0, "threads": 1, "again": False}
+    (tmp_path / "recbole").mkdir()
+    (tmp_path / "recbole" / "complete").write_text("recbole==1", encoding="utf-8")
+    plain = {
+        "systems": ["ours", "recbole"],
+        "peers": tmp_path,
+        "seeds": [0, 1],
+        "epochs": 3,
+        "budget": 9.0,
+        "threads": 1,
+        "again": False,
+    }
     options = argparse.Namespace(**plain, runs=tmp_path / "kept", levels=[1.0], markdown=True)
     runner = Runner()
     found = module.trainings(flags, options, run=runner)
@@ -275,9 +287,14 @@ def test_seeds_begin_with_another_system_and_what_is_kept_with_the_same_settings
     assert module.trainings(flags, options, run=runner) == found and runner.calls == []
     module.trainings([*flags, "--retrieval.learning_rate", "0.1"], options, run=runner)
     assert runner.calls == [("ours", 0), ("ours", 1)]  # a peer's figures do not depend on our settings
+    runner.calls.clear()
+    (tmp_path / "recbole" / "complete").write_text("recbole==2", encoding="utf-8")
+    module.trainings([*flags, "--retrieval.learning_rate", "0.1"], options, run=runner)
+    assert runner.calls == [("recbole", 0), ("recbole", 1)]
+    runner.calls.clear()
     options.again = True
     assert len(module.trainings(flags, options, run=runner)["recbole"]) == 2
-    assert len(runner.calls) == 6
+    assert len(runner.calls) == 4
     module.show(found, flags, options)
     assert "| 100% of recbole's best | 0.0600 ± 0.0000 | 7.0 | 180.0 | 25.7 [25.7, 25.7] |" in capsys.readouterr().out
 

@@ -1,7 +1,8 @@
-"""Our two towers, as `train.py` makes them: `python -m benchmarks.peers.ours FOLDER SEED EPOCHS FLAGS_OF_TRAIN.PY...`.
+"""Our two towers, as `train.py` makes them: `python -m benchmarks.peers.ours FOLDER SEED EPOCHS all|id FLAGS...`.
 
 They read the source itself, not the events that peers are given, and encode pictures and texts anew: that is part of
-the time until everything is prepared. The epochs are those of the flags, over which the learning rate falls.
+the time until everything is prepared. With `id` they know of products what peers know, and encode nothing. The epochs
+are those of the flags of train.py, over which the learning rate falls.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from benchmarks.peers import exchange
 from benchmarks.peers.exchange import Course
 from tfmm import pipelines, records, retrieval, sources, stages
 from tfmm.config import Config, parse
+from tfmm.features import ID
 from tfmm.retrieval import Retriever
 from tfmm.splits import Queries
 from tfmm.stages import Shop
 
 
-def given(config: Config) -> dict[str, Any]:
+def given(config: Config, *, content: bool) -> dict[str, Any]:
     """Returns the settings that the table shows."""
     towers = config.towers
     attention = towers.encoder == "attention"
@@ -39,7 +41,7 @@ def given(config: Config) -> dict[str, Any]:
         "batch": config.retrieval.batch_size,
         "loss": "softmax, all items",
         "trains on": "every event, in windows",
-        "knows": "ids, order, times, content",
+        "knows": "ids, order, times" + (", content" if content else ""),
     }
 
 
@@ -87,14 +89,16 @@ def batches_of(config: Config, shop: Shop) -> Any:
     )
 
 
-def main(folder: str, seed: str, _: str, *flags: str) -> None:
+def main(folder: str, seed: str, _: str, what: str, *flags: str) -> None:
     """Trains until validation has not risen for so long as `--retrieval.patience` says."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(exchange.Enough):
-        config = parse([*flags, "--seed", seed, "--records", str(Path(scratch) / "records")])
-        course = Course(Path(folder), given(config))
+        only = () if what == "all" else ("--image_encoder", "none", "--text_encoder", "none", "--sound_encoder", "none")
+        config = parse([*flags, *only, "--seed", seed, "--records", str(Path(scratch) / "records")])
+        course = Course(Path(folder), given(config, content=what == "all"))
         shop = open_shop(config)
         stages.set_seed(config.seed)
-        retriever = stages.make_towers(config, shop, stages.features_of(config, shop), shop.parts.train)
+        items = stages.features_of(config, shop, None if what == "all" else (ID,))
+        retriever = stages.make_towers(config, shop, items, shop.parts.train)
         told(retriever, shop, course)
         retrieval.fit(
             retriever,

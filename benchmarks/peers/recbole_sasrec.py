@@ -53,7 +53,12 @@ def configured(folder: str, seed: int) -> Config:
             "hidden_dropout_prob": SETTINGS["dropout"],
             "attn_dropout_prob": SETTINGS["dropout"],
             "MAX_ITEM_LIST_LENGTH": SETTINGS["length"],
-            "eval_args": {"order": "TO", "split": {"RS": [1, 0, 0]}, "group_by": "none", "mode": "full"},  # all to train
+            "eval_args": {
+                "order": "TO",
+                "split": {"RS": [1, 0, 0]},
+                "group_by": "none",
+                "mode": "full",
+            },  # all to train
             "loss_type": "CE",
             "train_neg_sample_args": None,
             "learning_rate": SETTINGS["learning_rate"],
