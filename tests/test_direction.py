@@ -28,7 +28,7 @@ ORDER = (
         "evaluation",
         "audience",
     ),
-    *("report", "config", "judging", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
+    *("report", "presets", "config", "judging", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
     *("comparing", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""

@@ -388,7 +388,7 @@ def test_spectral_ids_answer_before_the_first_step(monkeypatch):
 
 
 def test_towers_trained_anew_owe_nothing_to_those_before(tmp_path, monkeypatch):
-    """With nothing trained, what is served is where training begins: a place of its own, or where the early ones are."""
+    """With nothing trained, what is served is where training begins: anew, or where the early towers are."""
     monkeypatch.setattr(stages.retrieval, "fit", lambda *_, **__: {"validation ndcg@10": [1.0]})
     monkeypatch.setattr(stages.retrieval, "ndcg", lambda *_: 0.0)
     shop, items = shops.shop(), shops.features()

@@ -18,6 +18,7 @@ from tfmm.evaluation import EvaluationConfig
 from tfmm.finetuning import FinetuneConfig
 from tfmm.hearing import SpeechConfig
 from tfmm.index import IndexConfig
+from tfmm.presets import presets
 from tfmm.ranker import LetorConfig
 from tfmm.reranking import RerankingConfig
 from tfmm.retrieval import RetrievalConfig
@@ -158,90 +159,6 @@ def restored(settings: Mapping[str, Any], *, place: str = "run.json") -> Config:
     parser = _parser(place)
     parser.remedy = "It holds other settings than this release knows: train again, or use the release that wrote it."
     return build(Config, parser, parser.parse_object(dict(settings)))
-
-
-def presets(source: str, size: str) -> dict[str, Any]:
-    """Returns what differs from the defaults for this kind of data and this size."""
-    values: dict[str, Any] = {}
-    if source == "demo":
-        values.update(
-            {
-                "image.size": 128,
-                "retrieval.batch_size": 32,
-                "retrieval.learning_rate": 4e-3,
-                "retrieval.epochs": 8,
-                "reranking.epochs": 5,
-                "alignment.epochs": 5,
-            }
-        )
-    if source == "movielens":
-        values.update(
-            {
-                "splits.kind": "leave_last_out",
-                "splits.targets": "next",
-                "towers.fusion": "sum",
-                "towers.id_dropout": 0.2,
-                "retrieval.batch_size": 32,
-                "retrieval.learning_rate": 4e-3,
-                "retrieval.epochs": 18,
-                "retrieval.patience": 5,
-                "reranking.epochs": 20,
-                "reranking.patience": 4,
-                "refit_epochs": 4,
-            }
-        )
-    if source == "fashion":
-        values["image.features"] = "all"
-    if source == "amazon":
-        values.update(
-            {
-                "splits.kind": "leave_last_out",
-                "towers.encoder": "attention",
-                "towers.heads": 1,
-                "towers.dim": 128,
-                "towers.fusion": "sum",
-                "towers.id_dropout": 0.1,
-                "towers.dropout": 0.3,
-                "towers.history_dropout": 0.5,
-                "towers.max_length": 30,
-                "retrieval.batch_size": 512,
-                "retrieval.learning_rate": 2e-3,
-                "retrieval.id_start": "spectral",
-                "retrieval.epochs": 6,
-                "refit_anew": True,
-                "reranking.vectors": False,
-                "reranking.epochs": 6,
-            }
-        )
-    if source == "tiktok":
-        values.update({"splits.kind": "published", "towers.fusion": "gated"})
-    if source == "letor":
-        values.update(
-            {
-                "reranking.epochs": 40,
-                "reranking.patience": 5,
-                "reranking.batch_size": 32,
-                "reranking.width": 64,
-                "reranking.layers": 2,
-                "reranking.dropout": 0.3,
-                "reranking.noise": 0.1,
-            }
-        )
-    if size == "tiny":
-        values.update(
-            {
-                "image.size": 64,
-                "towers.dim": 32,
-                "retrieval.epochs": 4,
-                "reranking.epochs": 3,
-                "letor.members": 2,
-                "refit_epochs": 1,
-                "alignment.epochs": 4,
-                "candidates.retrieved": 40,
-                "candidates.co_visited": 20,
-            }
-        )
-    return values
 
 
 def _parser(prog: str, *others: type) -> Parser:
