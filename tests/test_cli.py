@@ -23,7 +23,7 @@ from tfmm.serving import server as serving_server
 from tfmm.serving.catalogue import write_catalogue
 from tfmm.serving.server import ServerOptions, serve
 
-VERBS = ("train", "evaluate", "compare", "recommend", "audience", "index", "serve", "report")
+VERBS = ("train", "evaluate", "compare", "tune", "recommend", "audience", "index", "serve", "report")
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ ORDER = (
         "audience",
     ),
     *("report", "presets", "config", "judging", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
-    *("comparing", "cli"),
+    *("comparing", "studies", "tuning", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 
@@ -54,7 +54,7 @@ OWNERS = {
     "grpc_health": ("serving.server",),
     "pandas": ("sources",),
     "pyarrow": ("sources",),
-    "yaml": ("sources.mapping",),
+    "yaml": ("sources.mapping", "zoo.tuned"),
     "PIL": ("sources", "encoders.pictures", "report.gallery", "serving.catalogue"),
     "lightgbm": ("trees",),
     "scipy": ("closed_form", "canonical"),
@@ -62,6 +62,7 @@ OWNERS = {
     "implicit": ("zoo.peers",),
     "cornac": ("zoo.peers",),
     "rectools": ("zoo.peers",),
+    "optuna": ("studies",),
     "jsonargparse": ("arguments",),
     "rich": ("progress", "report.terminal", "serving.show", "train", "cli"),
     "jinja2": ("report.page", "serving.show"),

@@ -216,6 +216,22 @@ def _compare(argv: Sequence[str]) -> int:
     return 0
 
 
+def _tune(argv: Sequence[str]) -> int:
+    from tfmm.report.terminal import tuning
+    from tfmm.tuning import parse, tune
+
+    config, options = parse(list(argv))
+    _show_log()
+    found, paths = tune(config, options)
+    out = Console()
+    if not out.is_terminal:
+        out.width = 140  # a file has no width of its own
+    tuning(found, out)
+    for path in paths:
+        Console(soft_wrap=True).print(f"wrote    {path}", highlight=False)
+    return 0
+
+
 def _recommend(argv: Sequence[str]) -> int:
     options = read(RecommendOptions, argv, prog="tfmm recommend", description=_VERBS["recommend"][0])
     from tfmm.serving.queries import Query
@@ -322,6 +338,7 @@ _VERBS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "train": ("Train, export and measure on a shop's data: the same as python train.py.", _train),
     "evaluate": ("Measure an exported version again, on the same test, and write its report again.", _evaluate),
     "compare": ("Train the field's systems on the same data, and show them beside a run's own figures.", _compare),
+    "tune": ("Find each system's best settings on validation, within the same number of trainings.", _tune),
     "recommend": ("Ask for recommendations: a table, or a page with pictures.", _recommend),
     "audience": ("List the shoppers who are likeliest to want a product next.", _audience),
     "index": ("Add products to the newest version, or remove some, without training: writes the next one.", _index),

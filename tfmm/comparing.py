@@ -22,6 +22,7 @@ from tfmm.results import OURS
 from tfmm.stages import Shop
 from tfmm.train import MODEL
 from tfmm.zoo.fitted import validation_ndcg
+from tfmm.zoo.tuned import Tuned, read_tuned
 
 _log = logging.getLogger(__name__)
 _PRIMARY = "ndcg@10"
@@ -35,10 +36,12 @@ class CompareOptions:
     Attributes:
         systems: of the zoo, separated by commas; "all" is every one.
         version: of the run's model; by default the newest.
+        tuned: a file of `tfmm tune`: systems that have a block in it are trained with the settings there.
     """
 
     systems: str = "all"
     version: Optional[int] = None
+    tuned: Optional[Path] = None
 
     def __post_init__(self) -> None:
         zoo.chosen(self.systems)
@@ -61,11 +64,12 @@ class Finished(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A system, how many seconds its training took, and its NDCG@10 on validation."""
+    """A system, how many seconds its training took, its NDCG@10 on validation, and tuned settings if it has some."""
 
     fitted: zoo.Fitted
     seconds: float
     validation: float
+    tuned: Optional[Mapping[str, Any]] = None
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, CompareOptions]:
@@ -95,8 +99,10 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     test is asked once, after all are trained.
 
     Raises:
-        ValueError: the data has no shoppers, or the run in that place was made on other data or another split.
+        ValueError: the data has no shoppers, the run in that place was made on other data or another split, or the
+            file of tuned settings is none.
     """
+    tuned = open_tuned(options)
     stages.set_seed(config.seed)
     dataset = sources.load(
         config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
@@ -104,6 +110,8 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     mark = dataset.fingerprint()
     directory = run_directory(config, f"{dataset.name}-{mark[:8]}-seed{config.seed}")
     finished = _check_run(config, directory, mark)
+    if tuned is not None:
+        tuned.refuse_other_splits(mark[:8], config.to_dict()["splits"])
     if not len(dataset.interactions):
         raise ValueError(f"Expected interactions to compare recommenders on, got none in {dataset.name!r}.")
     shop = stages.open_shop(
@@ -113,7 +121,7 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     if finished:
         shop = stages.finetuned(config, shop, directory=directory)
         run = open_run(config, options, shop, directory)
-    found = measure(config, shop, fit_all(zoo.data_of(config, shop), options), run)
+    found = measure(config, shop, fit_all(zoo.data_of(config, shop), options, tuned), run)
     found = joined(directory / "compare.json", found)
     paths = [_write(directory / "compare.json", found)]
     if run is not None:
@@ -121,7 +129,8 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     return found, paths
 
 
-_ELSEWHERE = ("run", "runs", "saved_models", "records", "resume")  # settings that change no figure
+ELSEWHERE = ("run", "runs", "saved_models", "records", "resume")
+"""Settings that change no figure."""
 
 
 def _check_run(config: Config, directory: Path, fingerprint: str) -> bool:
@@ -135,7 +144,7 @@ def _check_run(config: Config, directory: Path, fingerprint: str) -> bool:
             f"({said['data'][:8]}): leave out the flags that differ, or give --run another name."
         )
     settings, before = json.loads(json.dumps(config.to_dict(), default=str)), said["configuration"]
-    checked = set(settings) - set(_ELSEWHERE) if config.run is None else {"splits"}
+    checked = set(settings) - set(ELSEWHERE) if config.run is None else {"splits"}
     other = sorted(name for name in checked if settings[name] != before.get(name))
     if other:
         raise ValueError(
@@ -174,28 +183,50 @@ def open_run(config: Config, options: CompareOptions, shop: Shop, directory: Pat
     return Finished(directory, version, lists, vectors)
 
 
-def fit_all(data: zoo.Data, options: CompareOptions) -> dict[str, Trained]:
-    """Returns the systems, trained.
+def open_tuned(options: CompareOptions) -> Optional[Tuned]:
+    """Returns the file of tuned settings, if one is named, after every block of the zoo was found to fit its system."""
+    if options.tuned is None:
+        return None
+    return read_tuned(options.tuned, {name: system.config for name, system in zoo.SYSTEMS.items()})
+
+
+def fit_all(data: zoo.Data, options: CompareOptions, tuned: Optional[Tuned] = None) -> dict[str, Trained]:
+    """Returns the systems, trained with the settings of their blocks in `tuned`, or else the default ones.
 
     The report's baselines are always among them; of "all", those that need content are left out where there is none,
     and those of other packages where these are absent.
     """
     names = zoo.chosen(options.systems)
     wanted = [name for name in zoo.SYSTEMS if name in names or name in zoo.BASELINES]
-    missing = [name for name in wanted if not zoo.installed(zoo.SYSTEMS[name].package)]
-    if missing:
-        wanted = [name for name in wanted if name not in missing]
-        _log.warning("Left out %s, whose packages are absent: pip install 'tfmm[bench]'", ", ".join(missing))
-    if names == list(zoo.SYSTEMS) and not set(data.items.modalities) - {ID}:
-        wanted = [name for name in wanted if not zoo.SYSTEMS[name].content]
-        _log.warning("The products have no content: systems that need some are left out.")
+    wanted = possible(wanted, data) if names == list(zoo.SYSTEMS) else wanted
     trained = {}
     for number, name in enumerate(wanted, start=1):
-        _log.info("[%d/%d] %s", number, len(wanted), name)
+        said = _tuned_of(name, tuned)
+        _log.info("[%d/%d] %s%s", number, len(wanted), name, ", tuned" if said else "")
+        config = zoo.SYSTEMS[name].config
         started = time.monotonic()
-        fitted = zoo.SYSTEMS[name].fit(data, zoo.SYSTEMS[name].config)
-        trained[name] = Trained(fitted, time.monotonic() - started, validation_ndcg(fitted, data))
+        fitted = zoo.SYSTEMS[name].fit(data, tuned.config(name, config) if tuned else config)
+        trained[name] = Trained(fitted, time.monotonic() - started, validation_ndcg(fitted, data), said)
     return trained
+
+
+def possible(names: Sequence[str], data: zoo.Data) -> list[str]:
+    """Returns the systems that can be trained here: whose packages are installed, and whose content is there."""
+    missing = [name for name in names if not zoo.installed(zoo.SYSTEMS[name].package)]
+    if missing:
+        _log.warning("Left out %s, whose packages are absent: pip install 'tfmm[bench]'", ", ".join(missing))
+    found = [name for name in names if name not in missing]
+    if not set(data.items.modalities) - {ID}:
+        found = [name for name in found if not zoo.SYSTEMS[name].content]
+        _log.warning("The products have no content: systems that need some are left out.")
+    return found
+
+
+def _tuned_of(name: str, tuned: Optional[Tuned]) -> Optional[dict[str, Any]]:
+    """Returns what `compare.json` says of a system's tuned settings; None where they are the default."""
+    if tuned is None or name not in tuned.systems:
+        return None
+    return {"file": str(tuned.path), "dataset": tuned.dataset, "settings": dict(tuned.systems[name]["settings"])}
 
 
 def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], run: Optional[Finished]) -> dict[str, Any]:
@@ -218,6 +249,8 @@ def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], run: Opt
     for name, system in trained.items():
         said = {"settings": dict(system.fitted.settings), "curves": dict(system.fitted.curves)}
         entries[name].update(said, seconds=system.seconds, validation={_PRIMARY: system.validation})
+        if system.tuned:
+            entries[name].update(tuned=system.tuned, settings={**system.tuned["settings"], **system.fitted.settings})
     return {
         "dataset": results.describe(shop),
         "protocol": results.protocol_of(shop),
@@ -265,9 +298,21 @@ def add_to_report(config: Config, shop: Shop, run: Finished, found: Mapping[str,
     report["comparisons"] = before + [_turned(row) for row in found["comparisons"] if row["a"] in added]
     took = {f"compare {name}": found["systems"][name]["seconds"] for name in added}
     report["timings"] = {**report["timings"], **took}
-    again = f"tfmm compare --run {run.directory} --systems {','.join(added)} --version {run.version.name}"
-    report["reproduce"] = [command for command in report.get("reproduce", []) if command != again] + [again]
+    again = _commands(run, {name: found["systems"][name] for name in added})
+    report["reproduce"] = [command for command in report.get("reproduce", []) if command not in again] + again
     return list(write_report(report, run.directory, gallery=gallery.of_shoppers(config, shop, run.version, run.lists)))
+
+
+def _commands(run: Finished, systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns what trains these systems again: a command for each file of tuned settings, and one for all others."""
+    files: dict[str, list[str]] = {}
+    for name, entry in systems.items():
+        flag = f" --tuned {entry['tuned']['file']}" if "tuned" in entry else ""
+        files.setdefault(flag, []).append(name)
+    return [
+        f"tfmm compare --run {run.directory} --systems {','.join(names)} --version {run.version.name}{flag}"
+        for flag, names in files.items()
+    ]
 
 
 def _turned(row: Mapping[str, Any]) -> dict[str, Any]:

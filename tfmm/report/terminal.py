@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "diversity@10")
+_TUNED = " (tuned)"
 _SHOWN_OF_LISTS = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "mrr@10", "map@10")
 
 
@@ -28,7 +29,8 @@ def comparison(found: Mapping[str, Any], console: Console) -> None:
     protocol, reference = found["protocol"], found["reference"]
     table = Table(
         title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked",
-        caption="A difference below what could be detected is no win. Epochs and settings were chosen on validation.",
+        caption="A difference below what could be detected is no win. Epochs and settings were chosen on validation."
+        + (f" {_TUNED[1:]}: with settings that tfmm tune chose there." if _any_tuned(found) else ""),
     )
     table.add_column("system", no_wrap=True)
     for name in ("ndcg@10", "recall@10", f"above {reference}", "p", "detectable", "seconds"):
@@ -38,8 +40,36 @@ def comparison(found: Mapping[str, Any], console: Console) -> None:
     for name, entry in systems:
         cells = [_cell(entry["metrics"][metric]) for metric in ("ndcg@10", "recall@10")]
         took = f"{entry['seconds']:.0f}" if "seconds" in entry else ""
-        table.add_row(name, *cells, *_difference(against.get(name)), took, style="bold" if name == reference else "")
+        shown = name + _TUNED * ("tuned" in entry)
+        table.add_row(shown, *cells, *_difference(against.get(name)), took, style="bold" if name == reference else "")
     console.print(table)
+
+
+def _any_tuned(found: Mapping[str, Any]) -> bool:
+    return any("tuned" in entry for entry in found["systems"].values())
+
+
+def tuning(found: Mapping[str, Any], console: Console) -> None:
+    """Prints what tuning gained each system on validation, and the settings that it found."""
+    table = Table(
+        title=f"ndcg@10 of {found['queries']} validation queries of {found['dataset']}",
+        caption="Validation figures, the best of many on the same queries, and so optimistic. The test was not read: "
+        "tfmm compare --tuned FILE measures on it.",
+    )
+    table.add_column("system", no_wrap=True)
+    for name in ("default", "tuned", "gain", "trials", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("best settings")
+    for name, study in found["systems"].items():
+        figures = (f"{study.default:.4f}", f"{study.best:.4f}", f"{study.best - study.default:+.4f}")
+        trials = f"{study.trials}" + (f" ({study.failed} failed)" if study.failed else "")
+        settings = ", ".join(f"{setting} {_short(value)}" for setting, value in study.settings.items())
+        table.add_row(name, *figures, trials, f"{study.seconds:.0f}", settings)
+    console.print(table)
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(_short, value)) if isinstance(value, tuple) else f"{value}"
 
 
 def _difference(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
