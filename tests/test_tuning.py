@@ -282,7 +282,8 @@ def shop(monkeypatch, tmp_path):
 
 
 @needs_optuna
-def test_tuning_never_reads_the_test(shop, monkeypatch):
+@pytest.mark.parametrize("systems", ["ials,vbpr", pytest.param("towers", marks=pytest.mark.slow)])
+def test_tuning_never_reads_the_test(shop, monkeypatch, systems):
     whole = tuning.stages.open_shop
 
     def sealed(*arguments: object) -> tuning.Shop:
@@ -290,14 +291,14 @@ def test_tuning_never_reads_the_test(shop, monkeypatch):
         return dataclasses.replace(made, parts=dataclasses.replace(made.parts, test=Sealed()))
 
     monkeypatch.setattr(tuning.stages, "open_shop", sealed)
-    found, _ = shop("ials,vbpr,towers", trials=2)
-    assert set(found["systems"]) == {"ials", "vbpr", "towers"}
+    found, _ = shop(systems, trials=2)
+    assert set(found["systems"]) == set(systems.split(","))
     assert all(study.failed == 0 for study in found["systems"].values())
 
 
 @needs_optuna
 def test_what_tune_writes_is_what_compare_trains_with_and_finds_as_good_on_validation(shop, tmp_path):
-    found, (path, towers) = shop("ials,vbpr,towers")
+    found, (path,) = shop("ials,vbpr")
     assert path == tmp_path / "tuned" / "groups.yaml"
     file = comparing.open_tuned(CompareOptions(tuned=path))
     data = zoo.data_of(shops.CONFIG, shops.shop())
@@ -318,7 +319,14 @@ def test_what_tune_writes_is_what_compare_trains_with_and_finds_as_good_on_valid
     assert entries["vbpr"]["tuned"]["file"] == str(path) and entries["vbpr"]["tuned"]["dataset"] == "groups"
     assert entries["vbpr"]["settings"]["dim"] == file.systems["vbpr"]["settings"]["dim"]
     assert entries["vbpr"]["settings"]["epoch"] >= 1
-    settings = config.parse(["--config", str(towers)])
+
+
+@needs_optuna
+@pytest.mark.slow
+def test_what_tune_writes_of_the_towers_is_what_train_reads(shop):
+    found, (_, path) = shop("towers", trials=2)
+    assert path.name == "groups-towers.yaml"
+    settings = config.parse(["--config", str(path)])
     assert spaces.dotted(settings).items() >= dict(found["systems"]["towers"].settings).items()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -97,7 +96,6 @@ def search(
                 _log.info("%s: stopped after %d trials and %g minutes", system.name, number, minutes)
                 break
             _try_default(study, system, space) if number == 0 else _try(study, system, space, seed, number)
-            gc.collect()  # networks refer to themselves, and hold tables of the whole catalogue
             _say(study, system.name, trials)
             advance(1)
     return _summary(study, space)

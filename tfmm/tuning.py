@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -152,6 +153,7 @@ def tunables(config: Config, options: TuneOptions, shop: Shop, directory: Path) 
 
 
 def _fit(system: zoo.System, data: zoo.Data, settings: Any) -> tuple[float, Mapping[str, Any]]:
+    gc.collect()  # of the trial before: networks refer to themselves, and hold tables of the whole catalogue
     fitted = system.fit(data, settings)
     if not np.isfinite(fitted.scores(data.validation.take(np.arange(1)))).all():
         raise ValueError("expected finite scores, got others: the training diverged.")
@@ -163,6 +165,7 @@ def _towers(config: Config, shop: Shop, directory: Path) -> Tunable:
     items = stages.features_of(config, shop)
 
     def train(settings: Config) -> tuple[float, Mapping[str, Any]]:
+        gc.collect()  # see `_fit`
         stages.set_seed(config.seed)
         _, curves = stages.train_towers(settings, shop, items, directory=directory)
         if not math.isfinite(curves["loss"][-1]):
