@@ -112,6 +112,7 @@ TOWERS_SPACE: Space = {
     "towers.history_dropout": Range(0.0, 0.8, log=False),
     "retrieval.learning_rate": Range(5e-4, 2e-2),
     "retrieval.temperature": Range(0.03, 0.3),
+    "retrieval.id_start": Choice(("random", "spectral")),
 }
 """Our retriever alone, in names of `Config`."""
 
