@@ -385,7 +385,8 @@ def example_lists(
         ids: `[num_items]` item ids.
         batch_size: queries at a time.
     """
-    pool = tf.function(lambda query: candidates.pool(candidates.encode_query(query)), reduce_retracing=True)
+    signature = [schema.query_signature()]  # one trace, however long the histories of a batch are
+    pool = tf.function(lambda query: candidates.pool(candidates.encode_query(query)), input_signature=signature)
     found = []
     for start in range(0, len(queries), batch_size):
         batch = dense_wire(wire, slice(start, start + batch_size))
