@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from benchmarks.common import start_log
 from benchmarks.seeds import mean_of, say, settings, show_table, split_flags
-from tfmm import confidence, evaluation, pipelines, records, reranking, sources, stages
+from tfmm import confidence, evaluation, pipelines, records, reranking, stages
 from tfmm.candidates import Candidates, Wire, dense_wire, example_lists
 from tfmm.config import Config, parse
 from tfmm.evaluation import LIST_SIZE, Lists
@@ -130,9 +130,7 @@ def _take_towers(config: Config, scratch: Path) -> None:
 
 
 def _load(config: Config) -> Shop:
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
+    dataset = stages.load(config)
     mark = dataset.fingerprint()
     if config.resume:
         trained_on = json.loads((config.runs / str(config.run) / "run.json").read_text(encoding="utf-8"))["data"]

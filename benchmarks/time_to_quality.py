@@ -39,7 +39,7 @@ from benchmarks.common import positive, start_log
 from benchmarks.levels import OURS, OURS_BY_ID, Training, endings, level_rows, quality_rows
 from benchmarks.peers import exchange
 from benchmarks.seeds import code_mark, say, settings, show_table, split_flags
-from tfmm import evaluation, metrics, relevance, sources, splits
+from tfmm import evaluation, metrics, relevance, splits, stages
 from tfmm.config import Config, parse
 from tfmm.sources.dataset import Dataset
 from tfmm.splits import Queries
@@ -98,9 +98,7 @@ class Questions(NamedTuple):
 
 def read_questions(config: Config) -> Questions:
     """Returns what the flags' source is asked."""
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
+    dataset = stages.load(config)
     return Questions(dataset, splits.split(dataset, config.splits))
 
 

@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.common import start_log
 from benchmarks.seeds import mean_of, show_table, split_flags
-from tfmm import evaluation, results, sources, stages
+from tfmm import evaluation, results, stages
 from tfmm.config import Config, parse
 from tfmm.evaluation import Lists
 from tfmm.retrieval import Retriever
@@ -65,9 +65,7 @@ def _catalogue(config: Config) -> Catalogue:
     key = tuple(getattr(config, name) for name in _DECIDE_CONTENT)
     if key not in _opened:
         _opened.clear()
-        dataset = sources.load(
-            config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-        )
+        dataset = stages.load(config)
         where = config.records / f"{dataset.name}-{dataset.fingerprint()[:8]}"
         _opened[key] = stages.open_catalogue(config, dataset, where)
     stages.set_seed(config.seed)

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "tfmm"
 
 ORDER = (
-    *("ragged", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "clicks", "closed_form"),
-    "canonical",
+    *("ragged", "writing", "schema", "progress", "arguments", "relevance", "metrics", "confidence", "clicks"),
+    *("closed_form", "canonical"),
     *("sources", "splits", "encoders", "records", "pipelines", "features", "fusion", "towers", "losses", "retrieval"),
     *("finetuning", "phrases", "content", "views", "alignment", "looking", "hearing", "asking", "tagging", "reading"),
     *(

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tfmm import report as report_package
+from tfmm import writing
 from tfmm.report import Card, GalleryRow, contract, gallery, plots, text, write_report
 
 MODELS = ("popularity", "item_knn", "ease", "retrieval", "retrieval+reranker")
@@ -338,7 +339,7 @@ def test_a_failed_write_leaves_the_old_page_and_no_rubbish(tmp_path, monkeypatch
     def fail(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(report_package.os, "replace", fail)
+    monkeypatch.setattr(writing.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report({**without_plots(), "timings": {"train": 1.0}}, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

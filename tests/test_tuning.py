@@ -268,8 +268,8 @@ class Sealed:
 
 @pytest.fixture
 def shop(monkeypatch, tmp_path):
-    """The shop of groups behind `sources.load`, and systems that are trained in no time; a function that tunes them."""
-    monkeypatch.setattr(tuning.sources, "load", lambda *_, **__: shops.dataset())
+    """The shop of groups behind `stages.load`, and systems that are trained in no time; a function that tunes them."""
+    monkeypatch.setattr(tuning.stages, "load", lambda _: shops.dataset())
     for name, settings in QUICK.items():
         monkeypatch.setitem(zoo.SYSTEMS, name, zoo.SYSTEMS[name]._replace(config=settings))
     made = dataclasses.replace(shops.CONFIG, runs=tmp_path / "runs", records=tmp_path / "data")

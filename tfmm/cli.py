@@ -206,14 +206,7 @@ def _compare(argv: Sequence[str]) -> int:
 
     config, options = parse(list(argv))
     _show_log()
-    found, paths = compare(config, options)
-    out = Console()
-    if not out.is_terminal:
-        out.width = 140  # a file has no width of its own
-    comparison(found, out)
-    for path in paths:
-        Console(soft_wrap=True).print(f"wrote    {path}", highlight=False)
-    return 0
+    return _show(comparison, *compare(config, options))
 
 
 def _tune(argv: Sequence[str]) -> int:
@@ -222,11 +215,15 @@ def _tune(argv: Sequence[str]) -> int:
 
     config, options = parse(list(argv))
     _show_log()
-    found, paths = tune(config, options)
+    return _show(tuning, *tune(config, options))
+
+
+def _show(table: Callable[[dict[str, Any], Console], None], found: dict[str, Any], paths: Sequence[Path]) -> int:
+    """Prints the table of what was found, and where it stands; returns 0."""
     out = Console()
     if not out.is_terminal:
         out.width = 140  # a file has no width of its own
-    tuning(found, out)
+    table(found, out)
     for path in paths:
         Console(soft_wrap=True).print(f"wrote    {path}", highlight=False)
     return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from tfmm import evaluation, gallery, measuring, results, sources, stages, zoo
+from tfmm import evaluation, gallery, measuring, results, stages, zoo
 from tfmm.config import Config, parse_with
 from tfmm.evaluation import Lists
 from tfmm.features import ID
@@ -21,6 +20,7 @@ from tfmm.report import write_report
 from tfmm.results import OURS
 from tfmm.stages import Shop
 from tfmm.train import MODEL
+from tfmm.writing import write_text
 from tfmm.zoo.fitted import validation_ndcg
 from tfmm.zoo.tuned import Tuned, read_tuned
 
@@ -104,9 +104,7 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     """
     tuned = open_tuned(options)
     stages.set_seed(config.seed)
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
+    dataset = stages.load(config)
     mark = dataset.fingerprint()
     directory = run_directory(config, f"{dataset.name}-{mark[:8]}-seed{config.seed}")
     finished = _check_run(config, directory, mark)
@@ -323,8 +321,4 @@ def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import numpy as np
 import tensorflow as tf
 
-from tfmm import gallery, records, results, sources, stages
+from tfmm import gallery, records, results, stages
 from tfmm.alignment import Aligner
 from tfmm.arguments import did_you_mean
 from tfmm.audience import everybody, likelihood
@@ -171,9 +171,7 @@ def load_catalogue(config: Config, *, fingerprint: str) -> Catalogue:
 
 
 def _load_data(config: Config, *, fingerprint: str) -> Dataset:
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
+    dataset = stages.load(config)
     mark = dataset.fingerprint()
     if mark != fingerprint:
         raise ValueError(

@@ -23,6 +23,7 @@ from tfmm import (
     reranking,
     retrieval,
     schema,
+    sources,
     tagging,
 )
 from tfmm.alignment import Aligner
@@ -93,6 +94,13 @@ class Shop(Catalogue):
     def wire(self, queries: Queries) -> Wire:
         """Returns the queries as they go over the wire."""
         return wire_queries(queries, self.dataset.items.ids, self.dataset.event_types, self.context)
+
+
+def load(config: Config) -> Dataset:
+    """Returns the data that the configuration names."""
+    return sources.load(
+        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
+    )
 
 
 def encode(config: Config, dataset: Dataset, directory: Path) -> tuple[ItemTable, RawEncoders]:

@@ -7,9 +7,7 @@ nowhere else: nothing is ever filled in silently.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional
@@ -24,6 +22,7 @@ from tfmm.content import ASKABLE
 from tfmm.progress import counter
 from tfmm.ragged import Ragged, in_chunks
 from tfmm.retrieval import adamw
+from tfmm.writing import write_csv
 
 _UNKNOWN = -1
 _CHUNK = 4096
@@ -223,10 +222,5 @@ def write_suggestions(
             best = said.argmax(axis=1)
             sure = said[np.arange(len(rows)), best]
             found += [(ids[row], field, told[b], f"{p:.3f}") for row, b, p in zip(rows, best, sure)]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("id", "field", "suggested", "probability"))
-        writer.writerows(found)
-    os.replace(partial, path)
+    write_csv(path, ("id", "field", "suggested", "probability"), found)
     return len(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import platform
 import sys
 import time
@@ -28,6 +27,7 @@ from tfmm.serving.models_config import write_models_config
 from tfmm.serving.warmup import write_warmup
 from tfmm.sources import letor
 from tfmm.stages import Catalogue
+from tfmm.writing import write_text
 
 _log = logging.getLogger(__name__)
 MODEL = "tfmm"
@@ -53,9 +53,7 @@ def run(config: Config, *, argv: list[str]) -> Path:
     if config.source == sources.LETOR:
         return _rank_only(config, clock, argv)
     with clock("load"):
-        dataset = sources.load(
-            config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-        )
+        dataset = stages.load(config)
     mark = dataset.fingerprint()
     directory = config.runs / (config.run or f"{dataset.name}-{mark[:8]}-seed{config.seed}")
     _start(config, directory, fingerprint=mark)
@@ -216,10 +214,7 @@ def _start(config: Config, directory: Path, *, fingerprint: str) -> None:
     packages = ("tensorflow", "keras", "tensorflow-recommenders", "tensorflow-ranking", "numpy")
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
     content = {"configuration": settings, "seed": config.seed, "versions": versions, "data": fingerprint}
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".run.json.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _beside(path: Path, shop: Catalogue) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from tfmm import comparing, sources, stages, zoo
+from tfmm import comparing, stages, zoo
 from tfmm.arguments import did_you_mean
 from tfmm.config import Config, parse_with
 from tfmm.stages import Shop
@@ -95,9 +95,7 @@ def tune(config: Config, options: TuneOptions) -> tuple[dict[str, Any], list[Pat
     Raises:
         ValueError: the data has no shoppers, the file in that place is of other data, or no trial succeeded.
     """
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
+    dataset = stages.load(config)
     if not len(dataset.interactions):
         raise ValueError(f"Expected interactions to tune recommenders on, got none in {dataset.name!r}.")
     mark, path = dataset.fingerprint(), options.out / f"{dataset.name}.yaml"

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.peers import exchange
 from benchmarks.peers.exchange import Course
-from tfmm import pipelines, records, retrieval, sources, stages
+from tfmm import pipelines, records, retrieval, stages
 from tfmm.config import Config, parse
 from tfmm.features import ID
 from tfmm.retrieval import Retriever
@@ -47,9 +47,7 @@ def given(config: Config, *, content: bool) -> dict[str, Any]:
 
 def open_shop(config: Config) -> Shop:
     """Returns the shop, of which everything before validation is for training."""
-    dataset = sources.load(
-        config.source, data_dir=config.data_dir, subset=config.subset, size=config.size, seed=config.seed
-    )
+    dataset = stages.load(config)
     shop = stages.open_shop(config, stages.open_catalogue(config, dataset, config.records))
     return dataclasses.replace(shop, parts=dataclasses.replace(shop.parts, train=shop.parts.refit))
 

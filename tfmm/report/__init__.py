@@ -9,7 +9,6 @@ there are any: `comparisons`, `attainable`, `by_k`, `curves`, `findings`, `confi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from tfmm.report.contract import checked
 from tfmm.report.gallery import Card, GalleryRow
 from tfmm.report.page import render
+from tfmm.writing import write_text
 
 __all__ = ["Card", "GalleryRow", "write_report"]
 
@@ -37,17 +37,5 @@ def write_report(
     plain = checked(report)
     page = render(plain, gallery)
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     as_json = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return _write(directory / "report.json", as_json), _write(directory / "index.html", page)
-
-
-def _write(path: Path, content: str) -> Path:
-    """Writes beside `path`, then renames, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_text(directory / "report.json", as_json), write_text(directory / "index.html", page)

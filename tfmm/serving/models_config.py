@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
 from tensorflow_serving.config import model_server_config_pb2
+
+from tfmm.writing import write_text
 
 FILE = "models.config"
 
@@ -24,11 +25,7 @@ def write_models_config(saved_models: Path, *, mounted_at: str = "/models") -> P
             name=name, base_path=f"{mounted_at.rstrip('/')}/{name}", model_platform="tensorflow"
         )
         model.model_version_policy.latest.num_versions = 1
-    path = saved_models / FILE
-    partial = path.with_name(f".{FILE}.{os.getpid()}")
-    partial.write_text(text_format.MessageToString(config), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(saved_models / FILE, text_format.MessageToString(config))
 
 
 def _model_names(saved_models: Path) -> list[str]:

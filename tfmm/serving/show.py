@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from rich.text import Text
 
 from tfmm.serving.catalogue import Catalogue
 from tfmm.serving.queries import Answer, Query, Reason
+from tfmm.writing import write_csv, write_text
 
 _MIME = {
     b"\xff\xd8\xff": "image/jpeg",
@@ -77,14 +76,7 @@ def audience(found: Sequence[Shopper], catalogue: Catalogue, title: str) -> Tabl
 
 def write_audience(path: Path, found: Sequence[Shopper]) -> Path:
     """Returns `path`, where a CSV file of user and probability now stands."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("user", "probability"))
-        writer.writerows((one.user_id, f"{one.probability:.6g}") for one in found)
-    os.replace(partial, path)
-    return path
+    return write_csv(path, ("user", "probability"), [(one.user_id, f"{one.probability:.6g}") for one in found])
 
 
 def page(query: Query, answer: Answer, catalogue: Catalogue, reasons: Mapping[str, Reason] | None = None) -> str:
@@ -116,12 +108,7 @@ def write_page(
     path: Path, query: Query, answer: Answer, catalogue: Catalogue, reasons: Mapping[str, Reason] | None = None
 ) -> Path:
     """Returns `path`, where `page` now stands."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page(query, answer, catalogue, reasons), encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_text(Path(path), page(query, answer, catalogue, reasons))
 
 
 def picture_uri(image: bytes) -> str:

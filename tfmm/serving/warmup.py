@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from tfmm.serving.servable import Servable, predict
 from tfmm.serving.tensors import from_proto, predict_request
+from tfmm.writing import whole
 
 WARMUP_FILE = "assets.extra/tf_serving_warmup_requests"
 MAX_RECORDS = 1000  # TF Serving refuses a version with more
@@ -24,14 +24,11 @@ _log = logging.getLogger(__name__)
 def write_warmup(version_dir: Path, requests: Mapping[str, Mapping[str, np.ndarray]], *, name: str = "tfmm") -> Path:
     """Returns the file written: one `PredictionLog` per signature of `requests` (signature -> inputs)."""
     path = version_dir / WARMUP_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with tf.io.TFRecordWriter(str(partial)) as writer:
+    with whole(path) as partial, tf.io.TFRecordWriter(str(partial)) as writer:
         for signature, inputs in requests.items():
             request = predict_request(signature, inputs, name=name)
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())
-    os.replace(partial, path)
     return path
 
 

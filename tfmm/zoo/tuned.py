@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import yaml  # type: ignore[import-untyped]
 
 from tfmm.arguments import did_you_mean
+from tfmm.writing import write_text
 from tfmm.zoo.spaces import TOWERS, replaced
 
 T = TypeVar("T")
@@ -107,11 +107,11 @@ def write_tuned(found: Tuned) -> list[Path]:
     top = {"dataset": found.dataset, "data": found.data, "splits": dict(found.splits)}
     blocks = {name: {**block, "settings": _plain(block["settings"])} for name, block in found.systems.items()}
     said = "# Settings that tfmm tune chose on validation. tfmm compare --tuned FILE takes them.\n"
-    paths = [_write(found.path, said + _dump({**top, "systems": blocks}))]
+    paths = [write_text(found.path, said + _dump({**top, "systems": blocks}))]
     if TOWERS in blocks:
         said = "# What tfmm tune chose for the towers on validation: train.py --config FILE, with the data's flags.\n"
         path = found.path.with_name(f"{found.path.stem}-{TOWERS}.yaml")
-        paths.append(_write(path, said + _dump(_nested(blocks[TOWERS]["settings"]))))
+        paths.append(write_text(path, said + _dump(_nested(blocks[TOWERS]["settings"]))))
     return paths
 
 
@@ -134,11 +134,3 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _dump(value: Mapping[str, Any]) -> str:
     text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     return text
-
-
-def _write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
