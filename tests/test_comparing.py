@@ -40,7 +40,7 @@ def run(tmp_path):
 @functools.cache
 def trained() -> dict[str, Trained]:
     data = zoo.data_of(shops.CONFIG, shops.shop())
-    return comparing.fit_all(data, CompareOptions(systems="ease_plain"))
+    return comparing.fit_all(SYSTEMS, data)
 
 
 def ours() -> Finished:
@@ -50,7 +50,9 @@ def ours() -> Finished:
 
 
 def measured(run: Finished | None) -> dict:
-    return comparing.measure(shops.CONFIG, shops.shop(), trained(), run)
+    baselines = {name: trained()[name] for name in zoo.BASELINES}
+    against = comparing.reference_of(shops.shop(), baselines, run)
+    return comparing.measure(shops.CONFIG, shops.shop(), trained(), against)
 
 
 def test_the_settings_are_the_run_s_and_a_flag_goes_before_them(run):
@@ -180,19 +182,45 @@ def test_the_table_shows_every_system_the_best_first():
 def test_systems_that_need_content_are_left_out_where_there_is_none(monkeypatch):
     data = zoo.data_of(shops.CONFIG, shops.shop())
     bare = dataclasses.replace(data, items=dataclasses.replace(data.items, modalities=("id",)))
-    anything, fitted = trained()["popularity"].fitted, []
-    for name, system in zoo.SYSTEMS.items():
+    possible = [name for name, system in zoo.SYSTEMS.items() if not system.content and zoo.installed(system.package)]
+    baselines, *rest = comparing.groups(CompareOptions(), bare)
+    assert [*baselines, *(name for (name,) in rest)] == possible
+    asked = comparing.groups(CompareOptions(systems="vbpr,ease"), bare)
+    assert asked == [list(zoo.BASELINES), ["vbpr"]]  # asked for by name, it says itself what it lacks
 
-        def fit(data: zoo.Data, config: object, name: str = name) -> zoo.Fitted:
+
+def test_a_comparison_that_was_stopped_goes_on_after_its_last_system(tmp_path, monkeypatch):
+    anything, fitted, path = trained()["popularity"].fitted, [], tmp_path / "compare.json"
+
+    def counted(name: str, system: zoo.System) -> zoo.System:
+        def fit(data: zoo.Data, config: object) -> zoo.Fitted:
             fitted.append(name)
+            if stop == name:
+                raise KeyboardInterrupt
             return anything
 
-        monkeypatch.setitem(zoo.SYSTEMS, name, system._replace(fit=fit))
-    comparing.fit_all(bare, CompareOptions())
-    assert fitted == [name for name, s in zoo.SYSTEMS.items() if not s.content and zoo.installed(s.package)]
-    fitted.clear()
-    comparing.fit_all(bare, CompareOptions(systems="vbpr"))
-    assert fitted == [*zoo.BASELINES, "vbpr"]  # asked for by name, it says itself what it lacks
+        return system._replace(fit=fit)
+
+    for name, system in zoo.SYSTEMS.items():
+        monkeypatch.setitem(zoo.SYSTEMS, name, counted(name, system))
+
+    def go(*, resume: bool) -> dict:
+        fitted.clear()
+        config = dataclasses.replace(shops.CONFIG, resume=resume)
+        options = CompareOptions(systems="ials,bpr,vbpr")
+        return comparing._all(config, options, shops.shop(), None, None, path=path)
+
+    stop = "bpr"
+    with pytest.raises(KeyboardInterrupt):
+        go(resume=False)
+    assert set(json.loads(path.read_text())["systems"]) == {*zoo.BASELINES, "ials"}
+    stop = ""
+    found = json.loads(json.dumps(go(resume=True)))
+    assert fitted == [*zoo.BASELINES, "bpr", "vbpr"]
+    assert found == json.loads(path.read_text()) and set(found["systems"]) == {*zoo.BASELINES, "ials", "bpr", "vbpr"}
+    assert sorted(row["a"] for row in found["comparisons"]) == sorted({*found["systems"]} - {found["reference"]})
+    go(resume=False)
+    assert fitted == [*zoo.BASELINES, "ials", "bpr", "vbpr"]
 
 
 def test_a_system_that_needs_content_says_so():

@@ -304,7 +304,7 @@ def test_what_tune_writes_is_what_compare_trains_with_and_finds_as_good_on_valid
     file = comparing.open_tuned(CompareOptions(tuned=path))
     data = zoo.data_of(shops.CONFIG, shops.shop())
     with shops.eagerly():
-        trained = comparing.fit_all(data, CompareOptions(systems="ials,vbpr"), file)
+        trained = comparing.fit_all(["popularity", "ials", "vbpr"], data, file)
     for name in ("ials", "vbpr"):
         study, block = found["systems"][name], file.systems[name]
         assert (block["trials"], block["failed"]) == (2, 0)
@@ -313,7 +313,8 @@ def test_what_tune_writes_is_what_compare_trains_with_and_finds_as_good_on_valid
         assert trained[name].validation == pytest.approx(study.best, abs=1e-6)
         assert trained[name].tuned["settings"] == block["settings"]
     assert trained["popularity"].tuned is None
-    measured = comparing.measure(shops.CONFIG, shops.shop(), trained, None)
+    against = comparing.reference_of(shops.shop(), {"popularity": trained["popularity"]}, None)
+    measured = comparing.measure(shops.CONFIG, shops.shop(), trained, against)
     json.dumps(measured, allow_nan=False)
     entries = measured["systems"]
     assert {name for name, entry in entries.items() if "tuned" in entry} == {"ials", "vbpr"}

@@ -63,6 +63,20 @@ class Finished(NamedTuple):
     vectors: np.ndarray
 
 
+class Reference(NamedTuple):
+    """What every system is compared with.
+
+    Attributes:
+        name: of the run's model, or of a baseline.
+        lists: what it recommends to the test queries.
+        run: whose model it is, if it is a run's.
+    """
+
+    name: str
+    lists: Lists
+    run: Optional[Finished] = None
+
+
 class Trained(NamedTuple):
     """A system, how many seconds its training took, its NDCG@10 on validation, and tuned settings if it has some."""
 
@@ -96,7 +110,7 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     """Returns the comparison, and the files that hold it: `compare.json`, and the run's report if there is a run.
 
     Every system learns from the events before the validation period; validation chooses its epochs and settings; the
-    test is asked once, after all are trained.
+    test chooses nothing. The file is written after each system, so that `--resume` goes on after the last.
 
     Raises:
         ValueError: the data has no shoppers, the run in that place was made on other data or another split, or the
@@ -119,12 +133,30 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     if finished:
         shop = stages.finetuned(config, shop, directory=directory)
         run = open_run(config, options, shop, directory)
-    found = measure(config, shop, fit_all(zoo.data_of(config, shop), options, tuned), run)
-    found = joined(directory / "compare.json", found)
-    paths = [_write(directory / "compare.json", found)]
+    found = _all(config, options, shop, run, tuned, path=directory / "compare.json")
+    paths = [directory / "compare.json"]
     if run is not None:
         paths += add_to_report(config, shop, run, found)
     return found, paths
+
+
+def _all(
+    config: Config, options: CompareOptions, shop: Shop, run: Optional[Finished], tuned: Optional[Tuned], *, path: Path
+) -> dict[str, Any]:
+    """Returns the comparison of all systems, which `path` holds as far as it has come."""
+    data = zoo.data_of(config, shop)
+    baselines, *rest = groups(options, data)
+    trained = fit_all(baselines, data, tuned)
+    against = reference_of(shop, trained, run)
+    found = joined(path, measure(config, shop, trained, against))
+    done = [name for name, entry in found["systems"].items() if entry.get("tuned") == _tuned_of(name, tuned)]
+    for number, names in enumerate(rest, start=1):
+        _write(path, found)
+        if not (config.resume and names[0] in done):
+            _log.info("[%d/%d] %s", number, len(rest), names[0])
+            found = merged(found, measure(config, shop, fit_all(names, data, tuned), against))
+    _write(path, found)
+    return found
 
 
 ELSEWHERE = ("run", "runs", "saved_models", "records", "resume")
@@ -188,20 +220,24 @@ def open_tuned(options: CompareOptions) -> Optional[Tuned]:
     return read_tuned(options.tuned, {name: system.config for name, system in zoo.SYSTEMS.items()})
 
 
-def fit_all(data: zoo.Data, options: CompareOptions, tuned: Optional[Tuned] = None) -> dict[str, Trained]:
-    """Returns the systems, trained with the settings of their blocks in `tuned`, or else the default ones.
+def groups(options: CompareOptions, data: zoo.Data) -> list[list[str]]:
+    """Returns the names of the systems: first of the report's baselines, always, then of each other one alone.
 
-    The report's baselines are always among them; of "all", those that need content are left out where there is none,
-    and those of other packages where these are absent.
+    Of "all", those that need content are left out where there is none, and those of other packages where these are
+    absent.
     """
     names = zoo.chosen(options.systems)
-    wanted = [name for name in zoo.SYSTEMS if name in names or name in zoo.BASELINES]
-    wanted = possible(wanted, data) if names == list(zoo.SYSTEMS) else wanted
+    names = possible(names, data) if names == list(zoo.SYSTEMS) else names
+    return [list(zoo.BASELINES), *([name] for name in names if name not in zoo.BASELINES)]
+
+
+def fit_all(names: Sequence[str], data: zoo.Data, tuned: Optional[Tuned] = None) -> dict[str, Trained]:
+    """Returns the systems, trained with the settings of their blocks in `tuned`, or else the default ones."""
     trained = {}
-    for number, name in enumerate(wanted, start=1):
-        said = _tuned_of(name, tuned)
-        _log.info("[%d/%d] %s%s", number, len(wanted), name, ", tuned" if said else "")
-        config = zoo.SYSTEMS[name].config
+    for name in names:
+        said, config = _tuned_of(name, tuned), zoo.SYSTEMS[name].config
+        if said:
+            _log.info("%s is tuned: %s", name, said["file"])
         started = time.monotonic()
         fitted = zoo.SYSTEMS[name].fit(data, tuned.config(name, config) if tuned else config)
         trained[name] = Trained(fitted, time.monotonic() - started, validation_ndcg(fitted, data), said)
@@ -227,19 +263,23 @@ def _tuned_of(name: str, tuned: Optional[Tuned]) -> Optional[dict[str, Any]]:
     return {"file": str(tuned.path), "dataset": tuned.dataset, "settings": dict(tuned.systems[name]["settings"])}
 
 
-def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], run: Optional[Finished]) -> dict[str, Any]:
-    """Returns `compare.json` as a value: every system on the test queries, and against the reference.
+def reference_of(shop: Shop, baselines: Mapping[str, Trained], run: Optional[Finished]) -> Reference:
+    """Returns the run's retrieval+reranker, or else the baseline that is best on validation."""
+    if run is not None:
+        return Reference(OURS, run.lists, run)
+    best = max(baselines, key=lambda name: baselines[name].validation)
+    return Reference(best, zoo.recommend(baselines[best].fitted, shop.parts.test, shop.table.launched))
 
-    The reference is the run's retrieval+reranker, or else the baseline that is best on validation.
-    """
+
+def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], against: Reference) -> dict[str, Any]:
+    """Returns `compare.json` as a value: these systems on the test queries, and against the reference."""
     queries, count = shop.parts.test, len(shop.table)
     parts = evaluation.slices(queries, shop.parts.refit, num_items=count, tail_share=config.evaluation.tail_share)
     popularity = np.bincount(shop.parts.refit.item, minlength=count).astype(np.float32)
     lists = {name: zoo.recommend(system.fitted, queries, shop.table.launched) for name, system in trained.items()}
-    reference = max(zoo.BASELINES, key=lambda name: trained[name].validation)
-    if run is not None:
-        reference, lists[OURS] = OURS, run.lists
-    vectors = None if run is None else run.vectors
+    if against.run is not None:
+        lists[OURS] = against.lists
+    vectors = None if against.run is None else against.run.vectors
     entries = {
         name: evaluation.summary(found, queries, parts, vectors=vectors, popularity=popularity)
         for name, found in lists.items()
@@ -253,12 +293,12 @@ def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], run: Opt
         "dataset": results.describe(shop),
         "protocol": results.protocol_of(shop),
         "seed": config.seed,
-        "reference": reference,
+        "reference": against.name,
         "systems": entries,
         "comparisons": [
-            evaluation.compare(found, lists[reference], queries, names=(name, reference))
+            evaluation.compare(found, against.lists, queries, names=(name, against.name))
             for name, found in lists.items()
-            if name != reference
+            if name != against.name
         ],
     }
 
@@ -271,6 +311,11 @@ def joined(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     same = all(before[part] == found[part] for part in ("dataset", "protocol", "seed", "reference"))
     if not same or abs(_mean(before, reference) - _mean(found, reference)) > _SAME:
         return found
+    return merged(before, found)
+
+
+def merged(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a comparison with the systems of another one, whose figures go before its own."""
     earlier = [row for row in before["comparisons"] if row["a"] not in found["systems"]]
     systems = {**before["systems"], **found["systems"]}
     return {**found, "systems": systems, "comparisons": earlier + found["comparisons"]}
