@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import shops
 
-from tfmm import closed_form, evaluation, gallery, metrics, results
+from tfmm import closed_form, evaluation, gallery, metrics, results, stages
 from tfmm.evaluation import LIST_SIZE, EvaluationConfig, Lists, lists_of_scores, measure, per_user
 from tfmm.ragged import NO_ITEM, Ragged
 from tfmm.sources.dataset import Interactions
@@ -198,6 +198,18 @@ def test_popularity_recommends_the_most_bought_that_were_not_seen(baselines):
         assert len(shown) == shops.ITEMS - len(set(history.tolist()))
         assert not set(shown) & set(history.tolist())
         assert np.all(np.diff(counts[shown]) <= 0)
+
+
+def test_a_baseline_that_knows_content_waits_for_the_launch_as_ours_does():
+    shop, test = shops.shop(), shops.shop().parts.test
+    launched, rows = shop.table.launched, np.arange(len(test))[:, np.newaxis]
+    closed = stages.baselines(shops.CONFIG, shop)
+    early = launched[np.newaxis] > test.time[:, np.newaxis]
+    for name, baseline in closed.items():
+        shown = baseline.lists(test).rows
+        assert not (early[rows, shown] & (shown >= 0)).any(), name
+    ignorant = dataclasses.replace(closed["transitions"], launched=None).lists(test).rows
+    assert (early[rows, ignorant] & (ignorant >= 0)).any()
 
 
 def test_the_settings_of_a_baseline_are_those_that_validation_likes_best(baselines):

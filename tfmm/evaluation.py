@@ -255,6 +255,7 @@ class Baseline:
         weights: item-item weights, or None.
         decay: of the history.
         validation: NDCG@10 there, once it has been chosen.
+        launched: `[num_items]` int64 seconds, 0 = unknown: before it, an item is not recommended. None = all unknown.
     """
 
     name: str
@@ -263,6 +264,7 @@ class Baseline:
     weights: Optional[Weights] = None
     decay: float = 1.0
     validation: float = float("nan")
+    launched: Optional[np.ndarray] = None
 
     def lists(self, queries: Queries, *, batch_size: int = 512) -> Lists:
         """Returns what it recommends."""
@@ -270,7 +272,10 @@ class Baseline:
         return Lists.joined(parts)
 
     def _some(self, queries: Queries) -> Lists:
-        return lists_of_scores(self.scores(queries), queries.history)
+        scores = self.scores(queries)
+        if self.launched is not None:
+            scores = np.where(queries.before_launch(self.launched), -np.inf, scores)
+        return lists_of_scores(scores, queries.history)
 
     def scores(self, queries: Queries) -> np.ndarray:
         """Returns `[queries, num_items]`."""
@@ -299,6 +304,7 @@ def fit_baselines(
     num_users: int,
     num_items: int,
     content: Optional[np.ndarray] = None,
+    launched: Optional[np.ndarray] = None,
 ) -> dict[str, Baseline]:
     """Returns each baseline at the settings that are best on validation NDCG@10.
 
@@ -308,8 +314,9 @@ def fit_baselines(
         num_users: of the dataset.
         num_items: of the catalogue.
         content: `[num_items, features]`, of `ItemFeatures.content_rows`: what items are like; None = not known.
+        launched: see `Baseline`.
     """
-    choices = baseline_choices(events, num_users=num_users, num_items=num_items, content=content)
+    choices = baseline_choices(events, num_users=num_users, num_items=num_items, content=content, launched=launched)
     return {name: best_choice(choices[name], validation) for name in track(choices, "fitting baselines")}
 
 
@@ -321,17 +328,23 @@ def best_choice(choices: Iterable[Baseline], validation: Queries) -> Baseline:
 
 
 def baseline_choices(
-    events: Interactions, *, num_users: int, num_items: int, content: Optional[np.ndarray] = None
+    events: Interactions,
+    *,
+    num_users: int,
+    num_items: int,
+    content: Optional[np.ndarray] = None,
+    launched: Optional[np.ndarray] = None,
 ) -> dict[str, Iterator[Baseline]]:
-    """Returns name -> one baseline a setting to choose from, each fitted when it is asked for."""
+    """Returns name -> one baseline a setting to choose from, each fitted when it is asked for; see `fit_baselines`."""
     matrix = closed_form.interaction_matrix(events.user, events.item, num_users=num_users, num_items=num_items)
-    return {
+    found = {
         "popularity": _popular(events, num_items),
         "recent_popularity": _recent(events, int(events.time.max()), num_items),
         "item_knn": _neighbours(matrix),
         "ease": _ease(matrix),
         "transitions": _transitions(events, num_items, content),
     }
+    return {name: (dataclasses.replace(one, launched=launched) for one in choices) for name, choices in found.items()}
 
 
 def _popular(events: Interactions, num_items: int) -> Iterator[Baseline]:

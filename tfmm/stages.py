@@ -628,6 +628,7 @@ def baselines(config: Config, shop: Shop) -> dict[str, Baseline]:
         num_users=len(shop.dataset.users),
         num_items=len(shop.table),
         content=_content_rows(config, shop),
+        launched=shop.table.launched,
     )
 
 

@@ -28,7 +28,11 @@ def classic(name: str) -> Callable[[Data, ClassicConfig], Fitted]:
 
     def fit(data: Data, config: ClassicConfig) -> Fitted:
         choices = evaluation.baseline_choices(
-            data.events, num_users=data.num_users, num_items=data.num_items, content=data.items.content_rows()
+            data.events,
+            num_users=data.num_users,
+            num_items=data.num_items,
+            content=data.items.content_rows(),
+            launched=data.launched,
         )
         best = evaluation.best_choice(choices[name], data.validation)
         return Fitted(best, best.settings)
