@@ -195,7 +195,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     from tfmm.report.terminal import headline
 
     report, page = measure(options.run, saved_models=options.saved_models, version=options.version)
-    headline(report, Console())
+    headline(report, _out())
     Console(soft_wrap=True).print(f"report   {page}", highlight=False)
     return 0
 
@@ -220,13 +220,18 @@ def _tune(argv: Sequence[str]) -> int:
 
 def _show(table: Callable[[dict[str, Any], Console], None], found: dict[str, Any], paths: Sequence[Path]) -> int:
     """Prints the table of what was found, and where it stands; returns 0."""
-    out = Console()
-    if not out.is_terminal:
-        out.width = 140  # a file has no width of its own
-    table(found, out)
+    table(found, _out())
     for path in paths:
         Console(soft_wrap=True).print(f"wrote    {path}", highlight=False)
     return 0
+
+
+def _out() -> Console:
+    """Returns where tables go; a file or a pipe has no width of its own, so that 140 columns are written to it."""
+    out = Console()
+    if not out.is_terminal:
+        out.width = 140
+    return out
 
 
 def _recommend(argv: Sequence[str]) -> int:
@@ -250,7 +255,7 @@ def _recommend(argv: Sequence[str]) -> int:
         answer = model.recommend_batch([query])[0][: options.k]
         reasons = _reasons(model, query, answer) if options.html else {}
     if options.html is None:
-        Console().print(table(answer, catalogue))
+        _out().print(table(answer, catalogue))
     else:
         path = write_page(options.html, query, answer, catalogue, reasons)
         Console(soft_wrap=True).print(f"wrote {path}", highlight=False)
@@ -279,7 +284,7 @@ def _audience(argv: Sequence[str]) -> int:
     from tfmm.serving.show import audience, write_audience
 
     found, catalogue = audience_of(options.run, options.item, saved_models=options.saved_models)
-    Console().print(audience(found[: options.k], catalogue, catalogue.title(options.item) or options.item))
+    _out().print(audience(found[: options.k], catalogue, catalogue.title(options.item) or options.item))
     if options.csv is not None:
         Console(soft_wrap=True).print(f"wrote {write_audience(options.csv, found)}", highlight=False)
     return 0
@@ -325,7 +330,7 @@ def _report(argv: Sequence[str]) -> int:
     path = newest_report(options.runs) if options.run is None else options.run / "report.json"
     if not path.is_file():
         raise FileNotFoundError(f"expected {path}, found no such file. Train first: tfmm train.")
-    headline(json.loads(path.read_text(encoding="utf-8")), Console())
+    headline(json.loads(path.read_text(encoding="utf-8")), _out())
     for name, file in (("report", path.with_name("index.html")), ("numbers", path)):
         Console(soft_wrap=True).print(f"{name:<8} {file}", highlight=False)
     return 0
