@@ -14,11 +14,12 @@ import shops
 import test_report
 from rich.console import Console
 
-from tfmm import comparing, evaluation, zoo
-from tfmm.comparing import CompareOptions, Finished, Trained
+from tfmm import comparing, evaluation, standings, zoo
+from tfmm.comparing import CompareOptions
 from tfmm.config import parse
 from tfmm.report import terminal
 from tfmm.results import OURS
+from tfmm.standings import Finished, Trained
 
 SYSTEMS = (*zoo.BASELINES, "ease_plain")
 
@@ -51,8 +52,8 @@ def ours() -> Finished:
 
 def measured(run: Finished | None) -> dict:
     baselines = {name: trained()[name] for name in zoo.BASELINES}
-    against = comparing.reference_of(shops.shop(), baselines, run)
-    return comparing.measure(shops.CONFIG, shops.shop(), trained(), against)
+    against = standings.reference_of(shops.shop(), baselines, run)
+    return standings.measure(shops.CONFIG, shops.shop(), trained(), against)
 
 
 def test_the_settings_are_the_run_s_and_a_flag_goes_before_them(run):
@@ -126,12 +127,12 @@ def test_every_figure_is_the_report_s_own_function_of_the_lists():
 
 
 def test_a_run_s_report_gets_the_systems_and_keeps_what_it_had(run, monkeypatch):
-    monkeypatch.setattr(comparing.gallery, "of_shoppers", lambda *_: [])  # which would ask the run's export
+    monkeypatch.setattr(standings.gallery, "of_shoppers", lambda *_: [])  # which would ask the run's export
     before = json.loads((run / "report.json").read_text())
     found = measured(ours())
     placed = ours()._replace(directory=run)
     for _ in range(2):  # a second time changes nothing
-        paths = comparing.add_to_report(shops.CONFIG, shops.shop(), placed, found)
+        paths = standings.add_to_report(shops.CONFIG, shops.shop(), placed, found)
         after = json.loads((run / "report.json").read_text())
         assert list(after["models"]) == [*before["models"], "ease_plain"]
         assert {name: after["models"][name] for name in before["models"]} == before["models"]
@@ -149,21 +150,21 @@ def test_a_run_s_report_gets_the_systems_and_keeps_what_it_had(run, monkeypatch)
 
 def test_systems_compared_before_stay_where_reference_and_test_are_the_same(tmp_path):
     path, found = tmp_path / "compare.json", json.loads(json.dumps(measured(ours())))
-    assert comparing.joined(path, found) == found
+    assert standings.joined(path, found) == found
     earlier = copy.deepcopy(found)
     earlier["systems"]["vbpr"] = earlier["systems"].pop("ease_plain")
     for row in earlier["comparisons"]:
         row["a"] = row["a"].replace("ease_plain", "vbpr")
     path.write_text(json.dumps(earlier))
-    both = comparing.joined(path, found)
+    both = standings.joined(path, found)
     assert set(both["systems"]) == {*found["systems"], "vbpr"}
     assert [row["a"] for row in both["comparisons"]] == ["vbpr", *(row["a"] for row in found["comparisons"])]
     for part, other in (("seed", 9), ("reference", "ease"), ("protocol", {"queries": 1})):
         path.write_text(json.dumps({**earlier, part: other}))
-        assert comparing.joined(path, found) == found
+        assert standings.joined(path, found) == found
     earlier["systems"][OURS]["metrics"]["ndcg@10"]["mean"] += 0.01  # another model
     path.write_text(json.dumps(earlier))
-    assert comparing.joined(path, found) == found
+    assert standings.joined(path, found) == found
 
 
 def test_the_table_shows_every_system_the_best_first():

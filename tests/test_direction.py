@@ -29,7 +29,7 @@ ORDER = (
         "audience",
     ),
     *("report", "presets", "config", "judging", "ranking", "stages", "gallery", "results", "zoo", "train", "measuring"),
-    *("comparing", "studies", "tuning", "cli"),
+    *("standings", "comparing", "studies", "tuning", "cli"),
 )
 """A module, or a package as a whole, imports only what stands before it."""
 

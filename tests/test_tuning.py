@@ -16,7 +16,7 @@ import shops
 import yaml
 from rich.console import Console
 
-from tfmm import cli, comparing, config, studies, tuning, zoo
+from tfmm import cli, comparing, config, standings, studies, tuning, zoo
 from tfmm.comparing import CompareOptions
 from tfmm.config import SIZES, Config
 from tfmm.report import terminal
@@ -313,8 +313,8 @@ def test_what_tune_writes_is_what_compare_trains_with_and_finds_as_good_on_valid
         assert trained[name].validation == pytest.approx(study.best, abs=1e-6)
         assert trained[name].tuned["settings"] == block["settings"]
     assert trained["popularity"].tuned is None
-    against = comparing.reference_of(shops.shop(), {"popularity": trained["popularity"]}, None)
-    measured = comparing.measure(shops.CONFIG, shops.shop(), trained, against)
+    against = standings.reference_of(shops.shop(), {"popularity": trained["popularity"]}, None)
+    measured = standings.measure(shops.CONFIG, shops.shop(), trained, against)
     json.dumps(measured, allow_nan=False)
     entries = measured["systems"]
     assert {name for name, entry in entries.items() if "tuned" in entry} == {"ials", "vbpr"}
@@ -443,9 +443,9 @@ def test_settings_chosen_on_another_split_of_the_same_data_are_refused():
 
 
 def test_a_report_s_command_names_the_file_of_those_that_were_tuned():
-    run = comparing.Finished(Path("runs/r"), Path("tfmm/7"), None, np.zeros((1, 1)))  # type: ignore[arg-type]
+    run = standings.Finished(Path("runs/r"), Path("tfmm/7"), None, np.zeros((1, 1)))  # type: ignore[arg-type]
     tuned = {"tuned": {"file": "tuned/x.yaml"}}
-    assert comparing._commands(run, {"bpr": tuned, "ials": {}, "vbpr": tuned}) == [
+    assert standings._commands(run, {"bpr": tuned, "ials": {}, "vbpr": tuned}) == [
         "tfmm compare --run runs/r --systems bpr,vbpr --version 7 --tuned tuned/x.yaml",
         "tfmm compare --run runs/r --systems ials --version 7",
     ]

@@ -8,25 +8,20 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
-import numpy as np
-
-from tfmm import evaluation, gallery, measuring, results, stages, zoo
+from tfmm import evaluation, measuring, stages, standings, zoo
 from tfmm.config import Config, parse_with
-from tfmm.evaluation import Lists
 from tfmm.features import ID
-from tfmm.report import write_report
 from tfmm.results import OURS
 from tfmm.stages import Shop
+from tfmm.standings import PRIMARY, SAME, Finished, Trained
 from tfmm.train import MODEL
 from tfmm.writing import write_text
 from tfmm.zoo.fitted import validation_ndcg
 from tfmm.zoo.tuned import Tuned, read_tuned
 
 _log = logging.getLogger(__name__)
-_PRIMARY = "ndcg@10"
-_SAME = 1e-3  # ndcg@10 by which two measurements of one model may differ: sums of floats depend on threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,45 +40,6 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         zoo.chosen(self.systems)
-
-
-class Finished(NamedTuple):
-    """A run that systems are compared with.
-
-    Attributes:
-        directory: of its report.
-        version: of its model.
-        lists: what it recommends to the test queries.
-        vectors: `[num_items, dim]` of its items.
-    """
-
-    directory: Path
-    version: Path
-    lists: Lists
-    vectors: np.ndarray
-
-
-class Reference(NamedTuple):
-    """What every system is compared with.
-
-    Attributes:
-        name: of the run's model, or of a baseline.
-        lists: what it recommends to the test queries.
-        run: whose model it is, if it is a run's.
-    """
-
-    name: str
-    lists: Lists
-    run: Optional[Finished] = None
-
-
-class Trained(NamedTuple):
-    """A system, how many seconds its training took, its NDCG@10 on validation, and tuned settings if it has some."""
-
-    fitted: zoo.Fitted
-    seconds: float
-    validation: float
-    tuned: Optional[Mapping[str, Any]] = None
 
 
 def parse(argv: Sequence[str]) -> tuple[Config, CompareOptions]:
@@ -136,7 +92,7 @@ def compare(config: Config, options: CompareOptions) -> tuple[dict[str, Any], li
     found = _all(config, options, shop, run, tuned, path=directory / "compare.json")
     paths = [directory / "compare.json"]
     if run is not None:
-        paths += add_to_report(config, shop, run, found)
+        paths += standings.add_to_report(config, shop, run, found)
     return found, paths
 
 
@@ -147,14 +103,14 @@ def _all(
     data = zoo.data_of(config, shop)
     baselines, *rest = groups(options, data)
     trained = fit_all(baselines, data, tuned)
-    against = reference_of(shop, trained, run)
-    found = joined(path, measure(config, shop, trained, against))
+    against = standings.reference_of(shop, trained, run)
+    found = standings.joined(path, standings.measure(config, shop, trained, against))
     done = [name for name, entry in found["systems"].items() if entry.get("tuned") == _tuned_of(name, tuned)]
     for number, names in enumerate(rest, start=1):
         _write(path, found)
         if not (config.resume and names[0] in done):
             _log.info("[%d/%d] %s", number, len(rest), names[0])
-            found = merged(found, measure(config, shop, fit_all(names, data, tuned), against))
+            found = standings.merged(found, standings.measure(config, shop, fit_all(names, data, tuned), against))
     _write(path, found)
     return found
 
@@ -202,10 +158,10 @@ def open_run(config: Config, options: CompareOptions, shop: Shop, directory: Pat
         batch_size=config.evaluation.batch_size,
     )
     here = evaluation.mean_ndcg(lists, queries)
-    there = measuring.read_json(directory / "report.json")["models"][OURS]["metrics"][_PRIMARY]["mean"]
-    if abs(here - there) > _SAME:
+    there = measuring.read_json(directory / "report.json")["models"][OURS]["metrics"][PRIMARY]["mean"]
+    if abs(here - there) > SAME:
         raise ValueError(
-            f"Expected {version} to have the {_PRIMARY} of {directory}'s report ({there:.4f}), got {here:.4f}: name "
+            f"Expected {version} to have the {PRIMARY} of {directory}'s report ({there:.4f}), got {here:.4f}: name "
             f"the run's own --version, or measure it again with tfmm evaluate."
         )
     items = stages.features_of(config, shop).with_ids(~shop.parts.cold_items(len(shop.table)))
@@ -261,108 +217,6 @@ def _tuned_of(name: str, tuned: Optional[Tuned]) -> Optional[dict[str, Any]]:
     if tuned is None or name not in tuned.systems:
         return None
     return {"file": str(tuned.path), "dataset": tuned.dataset, "settings": dict(tuned.systems[name]["settings"])}
-
-
-def reference_of(shop: Shop, baselines: Mapping[str, Trained], run: Optional[Finished]) -> Reference:
-    """Returns the run's retrieval+reranker, or else the baseline that is best on validation."""
-    if run is not None:
-        return Reference(OURS, run.lists, run)
-    best = max(baselines, key=lambda name: baselines[name].validation)
-    return Reference(best, zoo.recommend(baselines[best].fitted, shop.parts.test, shop.table.launched))
-
-
-def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], against: Reference) -> dict[str, Any]:
-    """Returns `compare.json` as a value: these systems on the test queries, and against the reference."""
-    queries, count = shop.parts.test, len(shop.table)
-    parts = evaluation.slices(queries, shop.parts.refit, num_items=count, tail_share=config.evaluation.tail_share)
-    popularity = np.bincount(shop.parts.refit.item, minlength=count).astype(np.float32)
-    lists = {name: zoo.recommend(system.fitted, queries, shop.table.launched) for name, system in trained.items()}
-    if against.run is not None:
-        lists[OURS] = against.lists
-    vectors = None if against.run is None else against.run.vectors
-    entries = {
-        name: evaluation.summary(found, queries, parts, vectors=vectors, popularity=popularity)
-        for name, found in lists.items()
-    }
-    for name, system in trained.items():
-        said = {"settings": dict(system.fitted.settings), "curves": dict(system.fitted.curves)}
-        entries[name].update(said, seconds=system.seconds, validation={_PRIMARY: system.validation})
-        if system.tuned:
-            entries[name].update(tuned=system.tuned, settings={**system.tuned["settings"], **system.fitted.settings})
-    return {
-        "dataset": results.describe(shop),
-        "protocol": results.protocol_of(shop),
-        "seed": config.seed,
-        "reference": against.name,
-        "systems": entries,
-        "comparisons": [
-            evaluation.compare(found, against.lists, queries, names=(name, against.name))
-            for name, found in lists.items()
-            if name != against.name
-        ],
-    }
-
-
-def joined(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Returns the comparison with the systems that were compared before with the same reference, on the same test."""
-    if not path.is_file():
-        return found
-    before, reference = measuring.read_json(path), found["reference"]
-    same = all(before[part] == found[part] for part in ("dataset", "protocol", "seed", "reference"))
-    if not same or abs(_mean(before, reference) - _mean(found, reference)) > _SAME:
-        return found
-    return merged(before, found)
-
-
-def merged(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a comparison with the systems of another one, whose figures go before its own."""
-    earlier = [row for row in before["comparisons"] if row["a"] not in found["systems"]]
-    systems = {**before["systems"], **found["systems"]}
-    return {**found, "systems": systems, "comparisons": earlier + found["comparisons"]}
-
-
-def _mean(found: Mapping[str, Any], name: str) -> float:
-    mean: float = found["systems"][name]["metrics"][_PRIMARY]["mean"]
-    return mean
-
-
-def add_to_report(config: Config, shop: Shop, run: Finished, found: Mapping[str, Any]) -> list[Path]:
-    """Returns the run's report and page, rewritten with the systems that it did not have.
-
-    They join its tables and comparisons. They stay out of its plots, which can tell eight systems apart. `tfmm
-    evaluate` writes the report without them.
-    """
-    report = dict(measuring.read_json(run.directory / "report.json"))
-    added = [name for name in found["systems"] if name not in (OURS, *zoo.BASELINES)]
-    kept = ("metrics", "settings")
-    models = {name: {part: found["systems"][name][part] for part in kept} for name in added}
-    report["models"] = {**report["models"], **models}
-    before = [row for row in report.get("comparisons", []) if row["b"] not in added]
-    report["comparisons"] = before + [_turned(row) for row in found["comparisons"] if row["a"] in added]
-    took = {f"compare {name}": found["systems"][name]["seconds"] for name in added}
-    report["timings"] = {**report["timings"], **took}
-    again = _commands(run, {name: found["systems"][name] for name in added})
-    report["reproduce"] = [command for command in report.get("reproduce", []) if command not in again] + again
-    return list(write_report(report, run.directory, gallery=gallery.of_shoppers(config, shop, run.version, run.lists)))
-
-
-def _commands(run: Finished, systems: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns what trains these systems again: a command for each file of tuned settings, and one for all others."""
-    files: dict[str, list[str]] = {}
-    for name, entry in systems.items():
-        flag = f" --tuned {entry['tuned']['file']}" if "tuned" in entry else ""
-        files.setdefault(flag, []).append(name)
-    return [
-        f"tfmm compare --run {run.directory} --systems {','.join(names)} --version {run.version.name}{flag}"
-        for flag, names in files.items()
-    ]
-
-
-def _turned(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a comparison as seen by the other system."""
-    low, high = row["ci95"]
-    other = {"a": row["b"], "b": row["a"], "difference": -row["difference"], "ci95": [-high, -low]}
-    return {**row, **other}
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> Path:
