@@ -170,7 +170,7 @@ def train_towers(
     config: Config, shop: Shop, items: ItemFeatures, *, directory: Path
 ) -> tuple[Retriever, dict[str, list[float]]]:
     """Returns the towers trained on the retriever's period, and the training curves."""
-    retriever = _begin_towers(config, shop, items, shop.parts.train)
+    retriever = begin_towers(config, shop, items, shop.parts.train)
     return retriever, _fit_towers(config, shop, retriever, shop.parts.train, name="train", directory=directory)
 
 
@@ -181,7 +181,7 @@ def refit_towers(config: Config, shop: Shop, early: Retriever, items: ItemFeatur
     Where validation finds them no better, they stay those. With `refit_anew` they are trained from the start.
     """
     if config.refit_anew:
-        retriever = _begin_towers(config, shop, items, shop.parts.refit)
+        retriever = begin_towers(config, shop, items, shop.parts.refit)
         _fit_towers(config, shop, retriever, shop.parts.refit, name="refit", directory=directory)
         return retriever
     retriever = make_towers(config, shop, items, shop.parts.refit)
@@ -303,7 +303,7 @@ def _seen_anew(shop: _Kind, encoder: ImageEncoder, *, directory: Path) -> _Kind:
 def train_ablated(config: Config, shop: Shop, modalities: tuple[str, ...], *, directory: Path) -> Retriever:
     """Returns towers that know nothing of the items but these modalities, trained as long as those that are served."""
     items = features_of(config, shop, modalities).with_ids(_with_events(shop, shop.parts.refit))
-    retriever = _begin_towers(config, shop, items, shop.parts.refit)
+    retriever = begin_towers(config, shop, items, shop.parts.refit)
     name = "only-" + "-".join(modalities)
     _fit_towers(config, shop, retriever, shop.parts.refit, name=name, directory=directory)
     return retriever
@@ -324,7 +324,7 @@ def make_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interac
     )
 
 
-def _begin_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interactions) -> Retriever:
+def begin_towers(config: Config, shop: Shop, items: ItemFeatures, events: Interactions) -> Retriever:
     """Returns towers that are not trained, but may know from the events which items are near one another."""
     retriever = make_towers(config, shop, items, events)
     if config.retrieval.id_start == "spectral":

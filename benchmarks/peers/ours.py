@@ -96,7 +96,7 @@ def main(folder: str, seed: str, _: str, what: str, *flags: str) -> None:
         shop = open_shop(config)
         stages.set_seed(config.seed)
         items = stages.features_of(config, shop, None if what == "all" else (ID,))
-        retriever = stages.make_towers(config, shop, items, shop.parts.train)
+        retriever = stages.begin_towers(config, shop, items, shop.parts.train)
         told(retriever, shop, course)
         retrieval.fit(
             retriever,
