@@ -52,7 +52,7 @@ def ours() -> Finished:
 
 def measured(run: Finished | None) -> dict:
     baselines = {name: trained()[name] for name in zoo.BASELINES}
-    against = standings.reference_of(shops.shop(), baselines, run)
+    against = standings.reference_of(shops.CONFIG, shops.shop(), baselines, run)
     return standings.measure(shops.CONFIG, shops.shop(), trained(), against)
 
 
@@ -184,10 +184,9 @@ def test_systems_that_need_content_are_left_out_where_there_is_none(monkeypatch)
     data = zoo.data_of(shops.CONFIG, shops.shop())
     bare = dataclasses.replace(data, items=dataclasses.replace(data.items, modalities=("id",)))
     possible = [name for name, system in zoo.SYSTEMS.items() if not system.content and zoo.installed(system.package)]
-    baselines, *rest = comparing.groups(CompareOptions(), bare)
-    assert [*baselines, *(name for (name,) in rest)] == possible
-    asked = comparing.groups(CompareOptions(systems="vbpr,ease"), bare)
-    assert asked == [list(zoo.BASELINES), ["vbpr"]]  # asked for by name, it says itself what it lacks
+    assert [*zoo.BASELINES, *comparing.besides_baselines(CompareOptions(), bare)] == possible
+    asked = comparing.besides_baselines(CompareOptions(systems="vbpr,ease"), bare)
+    assert asked == ["vbpr"]  # asked for by name, it says itself what it lacks
 
 
 def test_a_comparison_that_was_stopped_goes_on_after_its_last_system(tmp_path, monkeypatch):

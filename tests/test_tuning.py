@@ -313,7 +313,7 @@ def test_what_tune_writes_is_what_compare_trains_with_and_finds_as_good_on_valid
         assert trained[name].validation == pytest.approx(study.best, abs=1e-6)
         assert trained[name].tuned["settings"] == block["settings"]
     assert trained["popularity"].tuned is None
-    against = standings.reference_of(shops.shop(), {"popularity": trained["popularity"]}, None)
+    against = standings.reference_of(shops.CONFIG, shops.shop(), {"popularity": trained["popularity"]}, None)
     measured = standings.measure(shops.CONFIG, shops.shop(), trained, against)
     json.dumps(measured, allow_nan=False)
     entries = measured["systems"]

@@ -101,17 +101,18 @@ def _all(
 ) -> dict[str, Any]:
     """Returns the comparison of all systems, which `path` holds as far as it has come."""
     data = zoo.data_of(config, shop)
-    baselines, *rest = groups(options, data)
-    trained = fit_all(baselines, data, tuned)
-    against = standings.reference_of(shop, trained, run)
+    others = besides_baselines(options, data)
+    trained = fit_all(zoo.BASELINES, data, tuned)
+    against = standings.reference_of(config, shop, trained, run)
     found = standings.joined(path, standings.measure(config, shop, trained, against))
-    done = [name for name, entry in found["systems"].items() if entry.get("tuned") == _tuned_of(name, tuned)]
-    for number, names in enumerate(rest, start=1):
-        _write(path, found)
-        if not (config.resume and names[0] in done):
-            _log.info("[%d/%d] %s", number, len(rest), names[0])
-            found = standings.merged(found, standings.measure(config, shop, fit_all(names, data, tuned), against))
     _write(path, found)
+    done = [name for name, entry in found["systems"].items() if entry.get("tuned") == _tuned_of(name, tuned)]
+    for number, name in enumerate(others, start=1):
+        if config.resume and name in done:
+            continue
+        _log.info("[%d/%d] %s", number, len(others), name)
+        found = standings.merged(found, standings.measure(config, shop, fit_all([name], data, tuned), against))
+        _write(path, found)
     return found
 
 
@@ -176,15 +177,15 @@ def open_tuned(options: CompareOptions) -> Optional[Tuned]:
     return read_tuned(options.tuned, {name: system.config for name, system in zoo.SYSTEMS.items()})
 
 
-def groups(options: CompareOptions, data: zoo.Data) -> list[list[str]]:
-    """Returns the names of the systems: first of the report's baselines, always, then of each other one alone.
+def besides_baselines(options: CompareOptions, data: zoo.Data) -> list[str]:
+    """Returns the systems that are wanted besides the report's baselines, which always are.
 
     Of "all", those that need content are left out where there is none, and those of other packages where these are
     absent.
     """
     names = zoo.chosen(options.systems)
     names = possible(names, data) if names == list(zoo.SYSTEMS) else names
-    return [list(zoo.BASELINES), *([name] for name in names if name not in zoo.BASELINES)]
+    return [name for name in names if name not in zoo.BASELINES]
 
 
 def fit_all(names: Sequence[str], data: zoo.Data, tuned: Optional[Tuned] = None) -> dict[str, Trained]:

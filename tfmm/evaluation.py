@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -92,6 +92,31 @@ def lists_of_scores(scores: np.ndarray, excluded: Ragged) -> Lists:
 
 
 _WORST = np.finfo(np.float32).min
+
+
+def recommend(
+    scores: Callable[[Queries], np.ndarray],
+    queries: Queries,
+    launched: Optional[np.ndarray] = None,
+    *,
+    batch_size: int = 512,
+) -> Lists:
+    """Returns the best items; never what is in the history, or was not launched when the query was asked.
+
+    Args:
+        scores: queries -> `[queries, num_items]`.
+        queries: what is asked.
+        launched: `[num_items]` int64 seconds, 0 = unknown; None = all unknown.
+        batch_size: queries scored at once.
+    """
+    parts = []
+    for start in range(0, len(queries), batch_size):
+        some = queries.take(np.arange(start, min(start + batch_size, len(queries))))
+        found = scores(some)
+        if launched is not None:
+            found = np.where(some.before_launch(launched), -np.inf, found)
+        parts.append(lists_of_scores(found, some.history))
+    return Lists.joined(parts)
 
 
 def _padded(rows: np.ndarray, scores: np.ndarray) -> Lists:
@@ -268,14 +293,7 @@ class Baseline:
 
     def lists(self, queries: Queries, *, batch_size: int = 512) -> Lists:
         """Returns what it recommends."""
-        parts = [self._some(queries.take(rows)) for rows in _chunks(len(queries), batch_size)]
-        return Lists.joined(parts)
-
-    def _some(self, queries: Queries) -> Lists:
-        scores = self.scores(queries)
-        if self.launched is not None:
-            scores = np.where(queries.before_launch(self.launched), -np.inf, scores)
-        return lists_of_scores(scores, queries.history)
+        return recommend(self.scores, queries, self.launched, batch_size=batch_size)
 
     def scores(self, queries: Queries) -> np.ndarray:
         """Returns `[queries, num_items]`."""
@@ -286,10 +304,6 @@ class Baseline:
         num_items = self.weights.shape[0]
         history = closed_form.history_matrix(queries.history, num_items=num_items, decay=self.decay)
         return closed_form.score(history, self.weights)
-
-
-def _chunks(count: int, size: int) -> Iterator[np.ndarray]:
-    return (np.arange(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def mean_ndcg(lists: Lists, queries: Queries, *, k: int = 10) -> float:
@@ -485,10 +499,4 @@ def retrieval_lists(
 
 def attainable_lists(queries: Queries, true_utility: np.ndarray, launched: np.ndarray) -> Lists:
     """Returns what an oracle that knows every shopper's true utility would recommend of what is launched."""
-
-    parts = []
-    for rows in _chunks(len(queries), 512):
-        chunk = queries.take(rows)
-        utility = np.where(chunk.before_launch(launched), -np.inf, true_utility[chunk.user].astype(np.float32))
-        parts.append(lists_of_scores(utility, chunk.history))
-    return Lists.joined(parts)
+    return recommend(lambda some: true_utility[some.user].astype(np.float32), queries, launched)

@@ -42,12 +42,14 @@ class Reference(NamedTuple):
     Attributes:
         name: of the run's model, or of a baseline.
         lists: what it recommends to the test queries.
-        run: whose model it is, if it is a run's.
+        vectors: `[num_items, dim]` of a run's items, None without a run.
+        entry: of the run's model in `compare.json`; empty of a baseline, which is measured as a system.
     """
 
     name: str
     lists: Lists
-    run: Optional[Finished] = None
+    vectors: Optional[np.ndarray]
+    entry: Mapping[str, Any]
 
 
 class Trained(NamedTuple):
@@ -59,32 +61,39 @@ class Trained(NamedTuple):
     tuned: Optional[Mapping[str, Any]] = None
 
 
-def reference_of(shop: Shop, baselines: Mapping[str, Trained], run: Optional[Finished]) -> Reference:
+def reference_of(config: Config, shop: Shop, baselines: Mapping[str, Trained], run: Optional[Finished]) -> Reference:
     """Returns the run's retrieval+reranker, or else the baseline that is best on validation."""
     if run is not None:
-        return Reference(OURS, run.lists, run)
+        return Reference(OURS, run.lists, run.vectors, _summaries(config, shop, {OURS: run.lists}, run.vectors)[OURS])
     best = max(baselines, key=lambda name: baselines[name].validation)
-    return Reference(best, zoo.recommend(baselines[best].fitted, shop.parts.test, shop.table.launched))
+    lists = zoo.recommend(baselines[best].fitted, shop.parts.test, shop.table.launched)
+    return Reference(best, lists, None, {})
+
+
+def _summaries(
+    config: Config, shop: Shop, lists: Mapping[str, Lists], vectors: Optional[np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    queries, count = shop.parts.test, len(shop.table)
+    parts = evaluation.slices(queries, shop.parts.refit, num_items=count, tail_share=config.evaluation.tail_share)
+    popularity = np.bincount(shop.parts.refit.item, minlength=count).astype(np.float32)
+    return {
+        name: evaluation.summary(found, queries, parts, vectors=vectors, popularity=popularity)
+        for name, found in lists.items()
+    }
 
 
 def measure(config: Config, shop: Shop, trained: Mapping[str, Trained], against: Reference) -> dict[str, Any]:
     """Returns `compare.json` as a value: these systems on the test queries, and against the reference."""
-    queries, count = shop.parts.test, len(shop.table)
-    parts = evaluation.slices(queries, shop.parts.refit, num_items=count, tail_share=config.evaluation.tail_share)
-    popularity = np.bincount(shop.parts.refit.item, minlength=count).astype(np.float32)
+    queries = shop.parts.test
     lists = {name: zoo.recommend(system.fitted, queries, shop.table.launched) for name, system in trained.items()}
-    if against.run is not None:
-        lists[OURS] = against.lists
-    vectors = None if against.run is None else against.run.vectors
-    entries = {
-        name: evaluation.summary(found, queries, parts, vectors=vectors, popularity=popularity)
-        for name, found in lists.items()
-    }
+    entries = _summaries(config, shop, lists, against.vectors)
     for name, system in trained.items():
         said = {"settings": dict(system.fitted.settings), "curves": dict(system.fitted.curves)}
         entries[name].update(said, seconds=system.seconds, validation={PRIMARY: system.validation})
         if system.tuned:
             entries[name].update(tuned=system.tuned, settings={**system.tuned["settings"], **system.fitted.settings})
+    if against.entry:
+        entries[against.name] = dict(against.entry)
     return {
         "dataset": results.describe(shop),
         "protocol": results.protocol_of(shop),

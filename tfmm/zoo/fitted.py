@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from tfmm import closed_form, evaluation
-from tfmm.evaluation import Lists, lists_of_scores
+from tfmm.evaluation import Lists
 from tfmm.splits import Queries
 from tfmm.zoo.data import Data
 
@@ -68,14 +68,8 @@ class Factors:
 
 
 def recommend(fitted: Scorer, queries: Queries, launched: np.ndarray) -> Lists:
-    """Returns what a system recommends; never what is in the history, or was not launched when the query was asked."""
-    parts = []
-    for start in range(0, len(queries), _CHUNK):
-        some = queries.take(np.arange(start, min(start + _CHUNK, len(queries))))
-        parts.append(
-            lists_of_scores(np.where(some.before_launch(launched), -np.inf, fitted.scores(some)), some.history)
-        )
-    return Lists.joined(parts)
+    """Returns what a system recommends: see `evaluation.recommend`."""
+    return evaluation.recommend(fitted.scores, queries, launched, batch_size=_CHUNK)
 
 
 def validation_ndcg(fitted: Scorer, data: Data) -> float:
