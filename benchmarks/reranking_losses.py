@@ -30,7 +30,7 @@ from benchmarks.seeds import mean_of, say, settings, show_table, split_flags
 from tfmm import confidence, evaluation, pipelines, records, reranking, stages
 from tfmm.candidates import Candidates, Wire, dense_wire, example_lists
 from tfmm.config import Config, parse
-from tfmm.evaluation import LIST_SIZE, Lists
+from tfmm.evaluation import LIST_SIZE, Baseline, Lists
 from tfmm.reranking import ListwiseScorer, RerankingConfig
 from tfmm.retrieval import Retriever
 from tfmm.schema import QUERY_TIME
@@ -51,7 +51,9 @@ class Before:
     Attributes:
         config: of the run.
         shop: its data.
+        baselines: at the settings that validation chose.
         early: candidates of towers that saw nothing of the reranker's period: what rerankers train on.
+        towers: those towers.
         served: candidates of the towers that would be served: what is measured.
         retriever: those towers.
         scratch: where lists and weights are put.
@@ -59,7 +61,9 @@ class Before:
 
     config: Config
     shop: Shop
+    baselines: Mapping[str, Baseline]
     early: Candidates
+    towers: Retriever
     served: Candidates
     retriever: Retriever
     scratch: Path
@@ -103,7 +107,7 @@ def prepare(config: Config, scratch: Path) -> Before:
     retriever = stages.refit_towers(config, shop, towers, items, directory=scratch)
     weights = stages.item_item(config, shop, shop.parts.refit, baselines)
     served = stages.make_candidates(config, shop, retriever, items, shop.parts.refit, weights)
-    return Before(config, shop, early, served, retriever, scratch)
+    return Before(config, shop, baselines, early, towers, served, retriever, scratch)
 
 
 def _take_towers(config: Config, scratch: Path) -> None:
@@ -162,7 +166,7 @@ def featurised(before: Before, name: str, *, seed: int) -> tf.data.Dataset:
         shuffle=name == _TRAIN,
         seed=seed,
     )
-    return reranking.featurise(batches, before.early)
+    return reranking.featurise(batches, before.early, vectors=before.config.reranking.vectors)
 
 
 def train_scorers(

@@ -19,6 +19,7 @@ from tfmm.candidates import dense_wire
 from tfmm.config import Config, parse
 from tfmm.ragged import Ragged
 from tfmm.reranking import ListwiseScorer
+from tfmm.results import OURS
 from tfmm.splits import Queries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +78,34 @@ def test_towers_that_know_less_of_the_items_are_told_apart_from_the_first_shoppe
     least = 1 / np.log2(6)  # the target comes fifth and last, its history left out
     assert alone["ndcg@10"].startswith(f"{least:.4f} ") and both["ndcg@10"].startswith("1.0000 ")
     assert both["minus the first"].startswith(f"{1 - least:+.4f} ") and alone["minus the first"] == ""
+
+
+# --- Steps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_worth_what_its_shoppers_gain_over_the_step_above():
+    one, nothing = np.arange(3, dtype=np.int32), np.zeros(3, np.int64)
+    columns = [Ragged.from_rows([[row] for row in rows], np.int32) for rows in (one, nothing, nothing, one + 3)]
+    queries = Queries(one, *columns, nothing)
+    wrong, right = (evaluation.lists_of_scores(s * np.eye(6)[[3, 4, 5]], queries.history) for s in (-1.0, 1.0))
+    lists = {"first": wrong, "then": right}
+    parts = {"validation": queries, "test": queries}
+    first, then = bench("steps").rows_of({"validation": lists, "test": lists}, parts)
+    least = 1 / np.log2(6)  # the target comes fifth and last, its history left out
+    assert first[:2] == ["first", f"{least:.4f}"] and first[2].startswith(f"{least:.4f} ") and first[-1] == ""
+    assert then[2].startswith("1.0000 ") and then[-1].startswith(f"{1 - least:+.4f} ")
+
+
+def test_candidates_of_the_towers_alone_are_the_nearest_and_nothing_else():
+    shop = shops.shop()
+    wire = shop.wire(shop.parts.test.take(np.arange(5)))
+    query = shops.candidates().encode_query(
+        {name: tf.constant(column) for name, column in dense_wire(wire, slice(None)).items()}
+    )
+    pool = bench("steps").near_only(shops.candidates()).pool(query)
+    nearest = shops.candidates().retrieve(query, k=shops.CONFIG.candidates.retrieved)[1]
+    np.testing.assert_array_equal(pool, nearest)
+    assert shops.candidates().pool(query).shape[1] > pool.shape[1]  # the original was not changed
 
 
 # --- Seeds -----------------------------------------------------------------------------------------------------------
@@ -202,7 +231,7 @@ def test_a_baseline_that_is_as_good_in_the_mean_is_named_whatever_single_seeds_s
 def before(tmp_path: Path) -> Any:
     candidates = shops.candidates()
     return bench("reranking_losses").Before(
-        shops.CONFIG, shops.shop(), candidates, candidates, shops.retriever(), tmp_path
+        shops.CONFIG, shops.shop(), {}, candidates, shops.retriever(), candidates, shops.retriever(), tmp_path
     )
 
 
@@ -289,7 +318,7 @@ def test_towers_of_a_run_with_other_settings_are_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_both_commands_run_on_the_smallest_shop_and_agree_on_retrieval(
+def test_the_commands_run_on_the_smallest_shop_and_agree_with_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -302,5 +331,11 @@ def test_both_commands_run_on_the_smallest_shop_and_agree_on_retrieval(
     module = bench("reranking_losses")
     found = module.main(["--losses", "softmax_loss", "--seeds", "0", "--", *flags, "--run", name, "--resume"])
     again = float(found[module.RETRIEVAL, 0].test.mean())
-    assert again == pytest.approx(reports[0]["models"]["retrieval"]["metrics"]["ndcg@10"]["mean"], abs=1e-6)
+    models = reports[0]["models"]
+    assert again == pytest.approx(models["retrieval"]["metrics"]["ndcg@10"]["mean"], abs=1e-6)
+    steps = {row[0]: row[2:4] for row in bench("steps").main(["--", *flags, "--run", name, "--resume"])}
+    form = next(iter(steps)).split()[0]
+    for step, system in ((f"{form} alone", form), (bench("steps").TOWERS, "retrieval"), (bench("steps").LEARNED, OURS)):
+        for cell, metric in zip(steps[step], ("ndcg@10", "recall@10")):
+            assert float(cell.split()[0]) == pytest.approx(models[system]["metrics"][metric]["mean"], abs=1e-3)
     assert sorted((tmp_path / "runs" / name).rglob("*")) == checkpoints  # the run was read, never written

@@ -382,11 +382,16 @@ class ItemItem(NamedTuple):
     decay: float
 
 
+def chosen_form(config: Config, baselines: Mapping[str, Baseline]) -> str:
+    """Returns the closed form that stands beside the towers: the one that is wanted, or validation's choice."""
+    if config.item_item != "auto":
+        return config.item_item
+    return max(ITEM_ITEM, key=lambda name: baselines[name].validation)
+
+
 def item_item(config: Config, shop: Shop, events: Interactions, baselines: Mapping[str, Baseline]) -> ItemItem:
     """Returns item-item weights from the events, of the kind that is wanted, at the settings that validation chose."""
-    count, kind = len(shop.table), config.item_item
-    if kind == "auto":
-        kind = max(ITEM_ITEM, key=lambda name: baselines[name].validation)
+    count, kind = len(shop.table), chosen_form(config, baselines)
     chosen: Mapping[str, Any] = baselines[kind].settings
     if kind == "transitions":
         content = _content_rows(config, shop) if chosen["content"] else None
