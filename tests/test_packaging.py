@@ -227,6 +227,18 @@ def test_every_flag_and_verb_in_the_readme_is_known():
     assert set(re.findall(r"\bmake (\w+)  ", README)) == {"run", "test"}
 
 
+def test_every_page_that_is_linked_and_every_benchmark_that_is_named_is_there():
+    pages = {page: page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *ROOT.glob("benchmarks/*.md"))}
+    for page, text in pages.items():
+        for name in re.findall(r"python -m benchmarks\.([a-z_]+)", text):
+            assert (ROOT / "benchmarks" / f"{name}.py").is_file(), name
+        for path, anchor in re.findall(r"\]\((?!http)([^)#]*)(#[^)]*)?\)", text):
+            linked = page.parent / path if path else page
+            assert linked.exists(), path
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+            assert not anchor or anchor[1:] in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in titles}
+
+
 def test_the_readmes_folder_is_read_as_it_says(tmp_path):
     shown = re.search(r"^    my_shop/\n(.*?)\n\n", README, re.MULTILINE | re.DOTALL).group(1).splitlines()
     rows: dict[str, list[str]] = {}
