@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from tfmm import report as report_package
 from tfmm import writing
-from tfmm.report import Card, GalleryRow, contract, gallery, plots, text, write_report
+from tfmm.report import Card, GalleryRow, contract, gallery, plots, terminal, text, write_report
 
 MODELS = ("popularity", "item_knn", "ease", "retrieval", "retrieval+reranker")
 EVIL = "<script>alert('x')</script>"
@@ -256,6 +257,26 @@ def test_a_difference_whose_interval_holds_zero_is_not_called_a_win(page):
 def test_a_loss_is_said_with_its_size():
     loss = {"a": "x", "b": "y", "metric": "mrr@10", "difference": -0.05, "ci95": [-0.08, -0.02], "p": 0.0001}
     assert text.verdict(loss) == ("below", "x is below y by .050 [.020, .080] in mrr@10 (p\xa0<\xa0.001).")
+
+
+def test_a_difference_below_what_could_be_detected_is_not_called_a_win():
+    seen = {"a": "x", "b": "y", "metric": "ndcg@10", "difference": 0.03, "ci95": [0.005, 0.055]}
+    for least, side in ((0.02, "above"), (0.04, "same")):
+        found, sentence = text.verdict({**seen, "minimum_detectable_effect": least})
+        assert found == side and ("no win" in sentence) == (side == "same") and "[.005, .055]" in sentence
+
+
+def test_the_table_says_what_a_history_holds_what_is_left_out_and_who_pays_for_ties(tmp_path):
+    said = {"history": "with the validation item", "ranking": "all of it; ties are broken against us"}
+    report = {**without_plots(), "protocol": {"queries": 7, "shoppers": 5, **said}}
+    shown = Console(record=True, width=100, file=io.StringIO())
+    for model in report["models"].values():
+        model["metrics"] |= {name: statistic(0.1) for name in ("mrr@10", "diversity@10")}
+    terminal.headline(report, shown)
+    page = Page(write_report(report, tmp_path)[1].read_text(encoding="utf-8"))
+    for told, end in ((shown.export_text(), "is above"), (page.text, "What the metrics mean")):
+        table = " ".join(told[told.index("est queries") : told.rindex(end)].split())
+        assert all(f"{name}: {value}" in table for name, value in said.items())
 
 
 @pytest.mark.parametrize("optional", contract.OPTIONAL)

@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tfmm.report.text import verdict
+
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "diversity@10")
 _TUNED = " (tuned)"
 _SHOWN_OF_LISTS = ("ndcg@1", "ndcg@3", "ndcg@5", "ndcg@10", "mrr@10", "map@10")
@@ -29,7 +31,8 @@ def comparison(found: Mapping[str, Any], console: Console) -> None:
     protocol, reference = found["protocol"], found["reference"]
     table = Table(
         title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked",
-        caption="A difference below what could be detected is no win. Epochs and settings were chosen on validation."
+        caption=f"{_protocol(protocol)}\nA difference below what could be detected is no win. Epochs and settings were "
+        "chosen on validation."
         + (f" {_TUNED[1:]}: with settings that tfmm tune chose there." if _any_tuned(found) else ""),
     )
     table.add_column("system", no_wrap=True)
@@ -43,6 +46,12 @@ def comparison(found: Mapping[str, Any], console: Console) -> None:
         shown = name + _TUNED * ("tuned" in entry)
         table.add_row(shown, *cells, *_difference(against.get(name)), took, style="bold" if name == reference else "")
     console.print(table)
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    """Returns what a figure of the table depends on: what a history holds, what is left out, how ties are broken."""
+    said = (f"{name}: {protocol[name]}" for name in ("history", "ranking") if name in protocol)
+    return ". ".join(said).replace("[", r"\[")
 
 
 def _any_tuned(found: Mapping[str, Any]) -> bool:
@@ -97,7 +106,7 @@ def _show_models(report: Mapping[str, Any], console: Console) -> None:
     protocol = report["protocol"]
     lists = "shoppers" not in protocol
     asked = "lists of documents" if lists else f"of {protocol['shoppers']} shoppers, whole catalogue ranked"
-    table = Table(title=f"{protocol['queries']} test queries {asked}")
+    table = Table(title=f"{protocol['queries']} test queries {asked}", caption=_protocol(protocol))
     table.add_column("system", no_wrap=True)
     shown = _SHOWN_OF_LISTS if lists else _SHOWN
     for name in shown:
@@ -114,10 +123,8 @@ def _show_models(report: Mapping[str, Any], console: Console) -> None:
     if attainable:
         console.print(f"retrieval+reranker reaches {attainable['share']:.0%} of the attainable ndcg@10")
     for row in report.get("comparisons", ()):
-        low, high = row["ci95"]
-        verdict = "above" if low > 0 else "below" if high < 0 else "not told apart from"
         if row["a"] != "retrieval" and row["metric"] == "ndcg@10":
-            console.print(f"{row['a']} is {verdict} {row['b']}: {row['difference']:+.4f} [{low:+.4f}, {high:+.4f}]")
+            console.print(verdict(row)[1], markup=False)
 
 
 def _cell(statistic: Mapping[str, Any], *, best: float | None = None) -> str:

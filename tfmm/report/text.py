@@ -61,7 +61,10 @@ def p_value(p: float) -> str:
 
 
 def verdict(comparison: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns "above", "below" or "same", and the sentence; an interval that holds 0 is nobody's win.
+    """Returns "above", "below" or "same", and the sentence.
+
+    Nobody wins where the interval holds 0, nor by less than what so many queries would show four times of five: such a
+    difference is as likely luck as skill of the one that was looked at.
 
     Example::
 
@@ -69,6 +72,9 @@ def verdict(comparison: Mapping[str, Any]) -> tuple[str, str]:
         ('above', 'x is above y by .012 [.008, .016] in ndcg@10.')
         >>> verdict({"a": "x", "b": "y", "metric": "mrr@10", "difference": -.1, "ci95": [-.3, .1]})[1]
         'x and y cannot be told apart in mrr@10: the difference is −.100 [−.300, .100].'
+        >>> verdict({"a": "x", "b": "y", "metric": "ndcg@10", "difference": .03, "ci95": [.01, .05],
+        ...          "minimum_detectable_effect": .04})[1]
+        'x is above y by .030 [.010, .050] in ndcg@10, less than the .040 that this test can detect: no win.'
     """
     low, high = comparison["ci95"]
     first, second, metric = comparison["a"], comparison["b"], comparison["metric"]
@@ -80,7 +86,11 @@ def verdict(comparison: Mapping[str, Any]) -> tuple[str, str]:
         return "same", f"{first} and {second} cannot be told apart in {metric}: the difference is {ends}{chance}."
     side, reach = ("above", (low, high)) if low > 0 else ("below", (-high, -low))
     size = f"{number(abs(difference), places)} {interval(reach, places)}"
-    return side, f"{first} is {side} {second} by {size} in {metric}{chance}."
+    sentence = f"{first} is {side} {second} by {size} in {metric}{chance}"
+    least = comparison.get("minimum_detectable_effect", 0.0)
+    if abs(difference) < least:
+        return "same", f"{sentence}, less than the {number(least, places)} that this test can detect: no win."
+    return side, f"{sentence}."
 
 
 def plain(value: Any) -> str:
