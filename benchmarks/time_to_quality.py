@@ -12,7 +12,9 @@ ends before that is named.
 
 A level is reached at the end of the first epoch that measures as much; nothing is interpolated. Clocks stand still
 while scores are made. "Of training" counts from the first step, so that ours traces its graphs in it; "with set-up"
-from the start of the process: imports, reading, and of ours encoding all pictures and texts. Finished trainings are
+from the start of the process: imports, reading, and of ours encoding all pictures and texts. `--clock processor` counts
+the processor's seconds of a process in place of the wall's: with `--threads 1` they are what the wall would show on an
+idle machine, and other work beside it changes little of them. Finished trainings are
 kept in `--runs`, with their settings, and not repeated; `--again` forgets them.
 """
 
@@ -129,6 +131,8 @@ class Judge:
             return self._epoch(told["seconds"])
         if "ready" in told:
             self.training["set_up"] = told["ready"] - started
+        if "set_up" in told:
+            self.training["set_up"] = told["set_up"]
         if "given" in told:
             self.training["given"] = {**told["given"], "patience": self._patience}
         return None
@@ -156,7 +160,7 @@ def train(name: str, config: Config, asked: Questions, flags: Sequence[str], opt
     """Returns the training of one system, in a process of its own."""
     system = SYSTEMS[name]
     interpreter = options.peers / system.environment / "bin" / "python" if system.environment else sys.executable
-    threads = {variable: str(options.threads) for variable in _THREADS}
+    variables = {**{name: str(options.threads) for name in _THREADS}, exchange.CLOCK: options.clock}
     log = options.runs / f"{name}-{config.seed}.log"
     with tempfile.TemporaryDirectory() as scratch, log.open("w", encoding="utf-8") as errors:
         write_shop(Path(scratch), asked)
@@ -166,7 +170,7 @@ def train(name: str, config: Config, asked: Questions, flags: Sequence[str], opt
         command = [str(interpreter), "-m", f"benchmarks.peers.{system.module}", *arguments]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors, "text": True}
         started = time.time()
-        with subprocess.Popen(command, env={**os.environ, **threads}, **pipes) as process:
+        with subprocess.Popen(command, env={**os.environ, **variables}, **pipes) as process:
             for line in process.stdout or ():
                 answer = judge.hear(json.loads(line), started=started)
                 if answer and process.stdin:
@@ -214,6 +218,7 @@ def _settings(name: str, config: Config, asked: Questions, options: argparse.Nam
     """Returns what a training depends on: a peer's on few of our flags, and not on our code."""
     system, plain = SYSTEMS[name], settings(config.to_dict())
     everybody = {"data": asked.dataset.fingerprint(), "budget": options.budget, "threads": options.threads}
+    everybody |= {"clock": options.clock}
     everybody |= {"patience": _patience(name, config), "seed": config.seed}
     if not system.environment:
         return {**everybody, **plain, "code": code_mark()}
@@ -232,7 +237,7 @@ def _kept(path: Path, wanted: Mapping[str, Any]) -> bool:
 
 def show(found: Mapping[str, Sequence[Training]], flags: Sequence[str], options: argparse.Namespace) -> None:
     """Prints what was given to each, what each reached, and how soon."""
-    names, threads = list(found), f"{options.threads} thread(s)"
+    names, threads = list(found), f"{options.threads} thread(s), {options.clock} clock"
     given = {name: all_of[0]["given"] for name, all_of in found.items()}
     titles = list(dict.fromkeys(title for one in given.values() for title in one))
     lines = [(title, *(str(given[name].get(title, "")) for name in names)) for title in titles]
@@ -269,6 +274,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     made.add_argument("--epochs", type=positive, default=300, help="of a peer, at most; ours: --retrieval.epochs")
     made.add_argument("--budget", type=float, default=7200.0, help="seconds of training of each, at most")
     made.add_argument("--threads", type=positive, default=os.cpu_count() or 1, help="of each system")
+    made.add_argument("--clock", choices=exchange.CLOCKS, default="wall", help="see above")
     made.add_argument("--runs", type=Path, default=Path("runs") / "benchmark-time-to-quality")
     made.add_argument("--again", action="store_true", help="train those again that are kept")
     made.add_argument("--markdown", action="store_true")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import math
 import os
@@ -238,6 +239,23 @@ def test_patience_ends_a_training_and_the_test_is_that_of_the_best_validation_ep
     assert found["set_up"] > 0 and np.all(np.diff([0.0, *found["seconds"]]) > 0)
 
 
+def test_the_processors_clock_counts_work_and_not_waiting(monkeypatch, tmp_path: Path) -> None:
+    exchange = bench("peers.exchange")
+    told = []
+    monkeypatch.setattr(exchange.Course, "_tell", lambda self, **columns: told.append(columns))
+    monkeypatch.setattr(exchange.os, "dup2", lambda *_: None)
+    monkeypatch.setattr(exchange.sys, "stdin", io.StringIO("go on\n" * 2))
+    for clock in ("wall", "processor"):
+        monkeypatch.setenv(exchange.CLOCK, clock)
+        course = exchange.Course(tmp_path, {})
+        course.ready()
+        time.sleep(0.5)
+        course.epoch(lambda part: np.zeros(1))
+    (waited,), (worked,) = ([one["seconds"]] for one in told if "seconds" in one)
+    assert waited >= 0.5 > 10 * worked
+    assert "ready" in told[1] and told[4]["set_up"] > 0
+
+
 def test_a_budget_ends_a_training_too_and_its_own_end_is_said(tmp_path: Path) -> None:
     module, asked = bench("time_to_quality"), questions(tmp_path)
     judge = module.Judge(asked, tmp_path, patience=2, budget=30.0)
@@ -277,6 +295,7 @@ def test_seeds_begin_with_another_system_and_what_is_kept_with_the_same_settings
         "epochs": 3,
         "budget": 9.0,
         "threads": 1,
+        "clock": "wall",
         "again": False,
     }
     options = argparse.Namespace(**plain, runs=tmp_path / "kept", levels=[1.0], markdown=True)

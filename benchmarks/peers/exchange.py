@@ -20,6 +20,9 @@ import numpy as np
 
 PARTS = ("validation", "test")
 GO_ON, STOP = "go on", "stop"
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+CLOCK = "BENCHMARK_CLOCK"
+"""The environment's variable that names one of them; "wall" where it is not set."""
 
 
 class Enough(Exception):
@@ -129,6 +132,7 @@ class Course:
         self._folder = folder
         self._told = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
+        self._clock = os.environ.get(CLOCK, "wall")
         self._spent = self._started = 0.0
         self._tell(given=dict(given))
 
@@ -137,11 +141,11 @@ class Course:
 
     def go(self) -> None:
         """Starts the clock, or goes on with it."""
-        self._started = time.perf_counter()
+        self._started = CLOCKS[self._clock]()
 
     def ready(self) -> None:
         """Tells that everything is prepared and the first step comes now; starts the clock."""
-        self._tell(ready=time.time())
+        self._tell(**({"ready": time.time()} if self._clock == "wall" else {"set_up": time.process_time()}))
         self.go()
 
     def epoch(self, scores: Callable[[str], np.ndarray]) -> None:
@@ -153,7 +157,7 @@ class Course:
         Raises:
             Enough: the benchmark says so.
         """
-        self._spent += time.perf_counter() - self._started
+        self._spent += CLOCKS[self._clock]() - self._started
         for part in PARTS:
             np.save(self._folder / f"{part}.npy", scores(part))
         self._tell(seconds=self._spent)
