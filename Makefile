@@ -23,7 +23,7 @@ run:
 
 test:
 	$(environment) test "$(PYTHON)"
-	$(VENV)/bin/python -m pytest -m "not slow and not data" $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not slow and not data" $(ARGS)
 
 check:
 	$(environment) dev "$(PYTHON)"
