@@ -97,6 +97,8 @@ def test_a_single_shopper_is_cut_by_how_much_was_done_and_items_by_how_often():
     assert np.flatnonzero(parts.items["warm items"]).tolist() == [0, 1, 2, 3]
     assert np.flatnonzero(parts.items["cold items"]).tolist() == [4, 5]
     assert np.flatnonzero(parts.items["tail items"]).tolist() == [2, 3]  # 4 of 20 events: the rarest fifth
+    lengths = {name: [len(history[row]) for row in np.flatnonzero(mask)] for name, mask in parts.queries.items()}
+    assert lengths == {"up to 1 events": [1, 1], "2 to 3 events": [2, 3], "over 3 events": [5, 9]}
     assert sum(mask.astype(int) for mask in parts.queries.values()).tolist() == [1] * 6
 
 

@@ -200,13 +200,13 @@ def slices(queries: Queries, events: Interactions, *, num_items: int, tail_share
     rare = np.zeros(num_items, dtype=bool)
     rare[order[np.cumsum(count[order]) <= tail_share * count.sum()]] = True
     length = queries.history.lengths
-    low, high = np.quantile(length, [1 / 3, 2 / 3])
+    low, high = np.quantile(length, [1 / 3, 2 / 3]).astype(int)
     return Slices(
         items={"warm items": count > 0, "cold items": count == 0, "tail items": rare & (count > 0)},
         queries={
-            f"up to {low:.0f} events": length <= low,
-            f"{low:.0f} to {high:.0f} events": (length > low) & (length <= high),
-            f"over {high:.0f} events": length > high,
+            f"up to {low} events": length <= low,
+            f"{low + 1} to {high} events": (length > low) & (length <= high),
+            f"over {high} events": length > high,
         },
     )
 
