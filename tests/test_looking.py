@@ -17,7 +17,7 @@ from tfmm.alignment import Aligner, AlignmentConfig
 from tfmm.config import Config
 from tfmm.content import IMAGE, TEXT, ContentConfig
 from tfmm.encoders.efficientnet import block_names
-from tfmm.encoders.image import ImageConfig
+from tfmm.encoders.image import ImageConfig, ImageEncoder
 from tfmm.finetuning import FinetuneConfig
 from tfmm.sources.dataset import Dataset, Interactions, Items, Media, Users
 from tfmm.stages import Catalogue
@@ -76,7 +76,7 @@ def test_the_loss_is_the_share_of_its_own_title_among_all_that_are_learned_from(
 
 def test_a_step_moves_the_opened_blocks_and_nothing_else():
     shop, aligner = frozen()
-    encoder = stages.ImageEncoder(CONFIG.image)
+    encoder = ImageEncoder(CONFIG.image)
     encoder.trainable_blocks(1)
     last = block_names(encoder.network)[-1]
     before = {weight.name: weight.numpy() for weight in encoder.network.weights}

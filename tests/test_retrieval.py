@@ -371,7 +371,7 @@ def test_settings_that_cannot_be_are_named(name):
 
 def test_spectral_ids_answer_before_the_first_step(monkeypatch):
     """The shop's groups are found in who had what; of an item without events, the id stays what it was."""
-    monkeypatch.setattr(stages, "_fit_towers", lambda *_, **__: {})
+    monkeypatch.setattr(stages.towers, "_fit_towers", lambda *_, **__: {})
     shop, found = shops.shop(), {}
     for start in ("random", "spectral"):
         config = dataclasses.replace(shops.CONFIG.retrieval, id_start=start)
@@ -389,8 +389,8 @@ def test_spectral_ids_answer_before_the_first_step(monkeypatch):
 
 def test_towers_trained_anew_owe_nothing_to_those_before(tmp_path, monkeypatch):
     """With nothing trained, what is served is where training begins: anew, or where the early towers are."""
-    monkeypatch.setattr(stages.retrieval, "fit", lambda *_, **__: {"validation ndcg@10": [1.0]})
-    monkeypatch.setattr(stages.retrieval, "ndcg", lambda *_: 0.0)
+    monkeypatch.setattr(stages.towers.retrieval, "fit", lambda *_, **__: {"validation ndcg@10": [1.0]})
+    monkeypatch.setattr(stages.towers.retrieval, "ndcg", lambda *_: 0.0)
     shop, items = shops.shop(), shops.features()
     early = shops.retriever()
     shop = dataclasses.replace(shop, records=tmp_path)
