@@ -11,11 +11,11 @@ validation for `--retrieval.patience` epochs, or for more where an epoch has few
 ends before that is named.
 
 A level is reached at the end of the first epoch that measures as much; nothing is interpolated. Clocks stand still
-while scores are made. "Of training" counts from the first step, so that ours traces its graphs in it; "with set-up"
-from the start of the process: imports, reading, and of ours encoding all pictures and texts. `--clock processor` counts
-the processor's seconds of a process in place of the wall's: with `--threads 1` they are what the wall would show on an
-idle machine, and other work beside it changes little of them. Finished trainings are
-kept in `--runs`, with their settings, and not repeated; `--again` forgets them.
+while scores are made. "Of training" counts from the first step, of ours from before its ids are given their start and
+its graphs are traced; "with set-up" from the start of the process: imports, reading, and of ours encoding all pictures
+and texts. `--clock processor` counts the processor's seconds of a process in place of the wall's: with `--threads 1`
+they are what the wall would show on an idle machine, and other work beside it changes little of them. Finished
+trainings are kept in `--runs`, with their settings, and not repeated; `--again` forgets them.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def scores(retriever: Retriever, queries: Queries, shop: Shop) -> np.ndarray:
 def told(retriever: Retriever, shop: Shop, course: Course) -> None:
     """Has the retriever tell of each of its epochs, of which `retrieval.fit` makes a `fit` each."""
     asked = {part: getattr(shop.parts, part) for part in exchange.PARTS}
-    fit, clock = retriever.fit, itertools.chain([course.ready], itertools.repeat(course.go))
+    fit, clock = retriever.fit, itertools.chain([lambda: None], itertools.repeat(course.go))  # at first it runs already
 
     def fit_and_tell(*args: Any, **kwargs: Any) -> Any:
         next(clock)()
@@ -96,6 +96,7 @@ def main(folder: str, seed: str, _: str, what: str, *flags: str) -> None:
         shop = open_shop(config)
         stages.set_seed(config.seed)
         items = stages.features_of(config, shop, None if what == "all" else (ID,))
+        course.ready()
         retriever = stages.begin_towers(config, shop, items, shop.parts.train)
         told(retriever, shop, course)
         retrieval.fit(
