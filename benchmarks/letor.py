@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -21,11 +22,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_ranking as tfr
 
 from benchmarks.common import start_log
 from benchmarks.seeds import say, settings, show_table, split_flags
-from tfmm import clicks, confidence, judging, ranking, train, trees
+from tfmm import clicks, confidence, judging, ranking, reranking, train, trees
 from tfmm.config import Config, parse
 from tfmm.judging import CUTS, Values
 from tfmm.ragged import Ragged
@@ -34,7 +34,7 @@ from tfmm.sources import letor
 from tfmm.sources.judged import JudgedLists, JudgedParts
 
 _log = logging.getLogger("benchmarks.letor")
-LOSSES = tuple(sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"}))  # that one wants many scores
+LOSSES = tuple(reranking.loss_names())
 NAIVE, UNBIASED, JUDGED = "clicks as they came", "clicks by inverse propensity", "true labels"
 SHOWN = "the order that was shown"
 _VALIDATION = "validation"
@@ -130,10 +130,15 @@ def _losses(options: argparse.Namespace, config: Config, tests: Sequence[str], f
     say(f"Validation chooses {best[1]}.")
 
 
+@functools.cache
+def _parts(data_dir: Path | None, subset: str | None) -> JudgedParts:
+    return letor.load(data_dir or Path(), subset=subset)
+
+
 def _one_scorer(options: argparse.Namespace, config: Config, name: str, parts: JudgedParts | None = None) -> Found:
     """Returns what one scorer in memory says, trained on `parts` (by default those that the settings name)."""
-    parts = letor.load(config.data_dir or Path(), subset=config.subset) if parts is None else parts
-    records = options.work / "records" / f"{name}-{parts.fingerprint()[:8]}"
+    parts = _parts(config.data_dir, config.subset) if parts is None else parts
+    records = options.work / "records" / parts.fingerprint()[:16]
     ranking.write(parts, records)
     fitted = ranking.fit(config, parts, records, directory=options.work / "runs" / name)
     values = {LISTWISE: judging.measure(parts.test, ranking.in_memory(fitted.ranker, parts.test))}

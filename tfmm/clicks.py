@@ -13,7 +13,8 @@ import dataclasses
 from typing import Optional
 
 import numpy as np
-from scipy import optimize
+
+_ITERATIONS, _CLOSE = 100, 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,28 +63,36 @@ def propensities(log: ClickLog, *, likeness: float = 1.0) -> np.ndarray:
     Raises:
         ValueError: where no document was shown at two places: nothing tells a good place from good documents then.
     """
-    places = np.unique(np.stack([log.document, log.place]), axis=1)
-    if np.bincount(places[0]).max(initial=0) < 2:
+    if np.bincount(np.unique(np.stack([log.document, log.place]), axis=1)[0]).max(initial=0) < 2:
         raise ValueError(
             "Expected documents shown at several places, got none: swap places at random for some queries."
         )
-    clicks_of, clicks_at = np.bincount(log.document, log.clicks), np.bincount(log.place, log.clicks)
-
-    def loss(steps: np.ndarray) -> tuple[float, np.ndarray]:
-        looks = log.shown * _after(steps)[log.place]
-        share = looks / np.bincount(log.document, looks)[log.document]
-        expected = np.bincount(log.place, clicks_of[log.document] * share, len(clicks_at))
-        gradient = np.cumsum((expected - clicks_at)[::-1])[::-1][1:]  # a step moves all places after it
-        return float(likeness / 2 * steps @ steps - log.clicks @ np.log(share)), gradient + likeness * steps
-
-    start = np.zeros(len(clicks_at) - 1)
-    return _after(optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x)
-
-
-def _after(steps: np.ndarray) -> np.ndarray:
-    """Returns `[places]` after steps between their logarithms; the first is 1."""
-    found: np.ndarray = np.exp(np.concatenate([[0.0], np.cumsum(steps)]))
+    shown, clicks = _moved(log)
+    count, each = shown.shape[1], clicks.sum(axis=1, keepdims=True)
+    after = np.tri(count, count - 1, -1)  # [places, steps]: which steps stand before a place
+    steps = np.zeros(count - 1)
+    for _ in range(_ITERATIONS):  # Newton's, of at most 1 a step
+        looks = shown * np.exp(after @ steps)
+        share = looks / looks.sum(axis=1, keepdims=True)
+        expected = each * share
+        slope = after.T @ (expected - clicks).sum(axis=0) + likeness * steps
+        curvature = after.T @ (np.diag(expected.sum(axis=0)) - expected.T @ share) @ after
+        change = np.linalg.solve(curvature + likeness * np.eye(count - 1), slope)
+        steps -= change / max(1.0, np.abs(change).max(initial=0))
+        if np.abs(change).max(initial=0) < _CLOSE:
+            break
+    found: np.ndarray = np.exp(after @ steps)
     return found
+
+
+def _moved(log: ClickLog) -> tuple[np.ndarray, np.ndarray]:
+    """Returns shown and clicks, `[documents, places]`, of what was clicked and stood at several places."""
+    _, rows = np.unique(log.document, return_inverse=True)
+    shown, clicks = (np.zeros([rows.max() + 1, log.place.max() + 1]) for _ in range(2))
+    np.add.at(shown, (rows, log.place), log.shown)
+    np.add.at(clicks, (rows, log.place), log.clicks)
+    tells = (clicks.sum(axis=1) > 0) & ((shown > 0).sum(axis=1) > 1)
+    return shown[tells], clicks[tells]
 
 
 def labels_of_clicks(
