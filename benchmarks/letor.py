@@ -2,7 +2,7 @@
 
     python -m benchmarks.letor rotations -- --source letor --data_dir mq2007-agg
     python -m benchmarks.letor losses -- --source letor --data_dir mq2007-agg
-    python -m benchmarks.letor clicks --eta 1 -- --source letor --data_dir mq2007-agg
+    python -m benchmarks.letor clicks -- --source letor --data_dir mq2007-agg
 
 What stands after `--` goes where train.py's flags go. `--tests A1 A4` takes some of the rotations. What one rotation
 found stands in `--work` and is not computed again with the same settings. Queries without a relevant document count 0;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -21,11 +22,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow_ranking as tfr
 
 from benchmarks.common import start_log
 from benchmarks.seeds import say, settings, show_table, split_flags
-from tfmm import clicks, confidence, judging, ranking, train, trees
+from tfmm import clicks, confidence, judging, ranking, reranking, train, trees
 from tfmm.config import Config, parse
 from tfmm.judging import CUTS, Values
 from tfmm.ragged import Ragged
@@ -34,8 +34,9 @@ from tfmm.sources import letor
 from tfmm.sources.judged import JudgedLists, JudgedParts
 
 _log = logging.getLogger("benchmarks.letor")
-LOSSES = tuple(sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"}))  # that one wants many scores
+LOSSES = tuple(reranking.loss_names())
 NAIVE, UNBIASED, JUDGED = "clicks as they came", "clicks by inverse propensity", "true labels"
+SHOWN = "the order that was shown"
 _VALIDATION = "validation"
 
 
@@ -68,7 +69,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tests", nargs="+", help="parts that are the test, one rotation each; by default all")
     parser.add_argument("--losses", nargs="+", default=list(LOSSES))
     parser.add_argument("--eta", type=float, default=1.0, help="place p is looked at with probability p ** -eta")
-    parser.add_argument("--sessions", type=int, default=50, help="times that each training query is asked")
+    parser.add_argument("--sessions", type=int, default=200, help="times that each training query is asked")
+    parser.add_argument("--shown_by", choices=("best", "median", "weakest"), default="weakest", help="of the features")
     parser.add_argument("--swapped", type=float, default=0.3, help="share of these in which two places are swapped")
     parser.add_argument("--work", type=Path, default=Path("runs") / "benchmark-letor")
     parser.add_argument("--markdown", action="store_true")
@@ -128,10 +130,15 @@ def _losses(options: argparse.Namespace, config: Config, tests: Sequence[str], f
     say(f"Validation chooses {best[1]}.")
 
 
+@functools.cache
+def _parts(data_dir: Path | None, subset: str | None) -> JudgedParts:
+    return letor.load(data_dir or Path(), subset=subset)
+
+
 def _one_scorer(options: argparse.Namespace, config: Config, name: str, parts: JudgedParts | None = None) -> Found:
     """Returns what one scorer in memory says, trained on `parts` (by default those that the settings name)."""
-    parts = letor.load(config.data_dir or Path(), subset=config.subset) if parts is None else parts
-    records = options.work / "records" / f"{name}-{parts.fingerprint()[:8]}"
+    parts = _parts(config.data_dir, config.subset) if parts is None else parts
+    records = options.work / "records" / parts.fingerprint()[:16]
     ranking.write(parts, records)
     fitted = ranking.fit(config, parts, records, directory=options.work / "runs" / name)
     values = {LISTWISE: judging.measure(parts.test, ranking.in_memory(fitted.ranker, parts.test))}
@@ -146,7 +153,7 @@ def _clicks(options: argparse.Namespace, config: Config, tests: Sequence[str], f
     config = dataclasses.replace(
         config, letor=dataclasses.replace(config.letor, members=1, trees="none", losses="softmax_loss")
     )
-    kind = f"clicks-{options.eta}-{options.sessions}-{options.swapped}"
+    kind = f"clicks-{options.eta:g}-{options.sessions}-{options.swapped:g}-{options.shown_by}"
     found = [_kept(options, config, test, kind, lambda one, name: _taught(options, one, name)) for test in tests]
     values = _pooled(found)
     rows = [[name, *(_mean(judging.with_zeros(one)[f"ndcg@{k}"]) for k in CUTS)] for name, one in values.items()]
@@ -158,25 +165,39 @@ def _clicks(options: argparse.Namespace, config: Config, tests: Sequence[str], f
     show_table("Paired differences", ["a - b", *(f"ndcg@{k}" for k in CUTS)], rows, markdown=options.markdown)
     estimated = np.mean([[part.validation[f"place {place}"] for place in (1, 2, 3, 5, 10)] for part in found], axis=0)
     say(f"Estimated for places 1, 2, 3, 5, 10: {', '.join(f'{value:.2f}' for value in estimated)} of the first's.")
+    say(f"Lists were shown in an order of ndcg@10 {np.mean([part.validation[SHOWN] for part in found]):.3f}.")
 
 
 def _taught(options: argparse.Namespace, config: Config, name: str) -> Found:
     """Returns rankers taught by the same queries: clicks with and without their bias, and labels."""
     parts = letor.load(config.data_dir or Path(), subset=config.subset)
-    shown = judging.feature_scores(parts.train, *judging.best_feature(parts.validation))
+    shown = judging.feature_scores(parts.train, *_ordering(parts.validation, options.shown_by))
     log = simulated(parts.train, shown, options, np.random.default_rng(config.seed))
-    looked, count = clicks.propensities(log), len(parts.train.labels)
-    values, validation = {}, {f"place {place + 1}": float(value) for place, value in enumerate(looked)}
+    looked = clicks.propensities(log)
+    validation = {f"place {place + 1}": float(value) for place, value in enumerate(looked)}
+    validation[SHOWN] = judging.mean_ndcg(parts.train, shown)
+    values = {}
     for system, propensity in ((NAIVE, None), (UNBIASED, looked), (JUDGED, None)):
         lists = parts.train
         if system != JUDGED:
-            labels, weights = clicks.labels_of_clicks(log, count, propensity=propensity)
-            lists = dataclasses.replace(lists, labels=labels, weights=weights)
+            labels = clicks.labels_of_clicks(log, len(lists.labels), propensity=propensity)
+            lists = dataclasses.replace(lists, labels=labels)
         one = _one_scorer(
             options, config, f"{name}-{system.replace(' ', '_')}", dataclasses.replace(parts, train=lists)
         )
         values[system] = one.values[LISTWISE]
+        validation[system] = one.validation[LISTWISE]
     return Found(values, validation)
+
+
+def _ordering(lists: JudgedLists, which: str) -> tuple[int, int]:
+    """Returns the best, the median or the weakest feature, each with the direction in which it orders better."""
+    found = [
+        max((judging.mean_ndcg(lists, judging.feature_scores(lists, number, sign)), number, sign) for sign in (1, -1))
+        for number in range(1, lists.features.shape[1] + 1)
+    ]
+    _, number, sign = sorted(found)[{"weakest": 0, "median": len(found) // 2, "best": -1}[which]]
+    return number, sign
 
 
 def simulated(
@@ -185,7 +206,7 @@ def simulated(
     """Returns clicks of shoppers who look at place p with probability p^-eta and click what is worth it.
 
     What is looked at is clicked with .1 + .9 (2^label - 1) / (2^most - 1) (Joachims et al. 2017, Ai et al. 2018). Lists
-    are shown in one order, but in a share of the sessions two of the first ten places are swapped.
+    are shown in one order, but in a share of the sessions two of their places, drawn at random, are swapped.
     """
     order = np.lexsort((-shown_by, lists.documents.row_numbers))
     worth = 0.1 + 0.9 * (np.exp2(lists.labels) - 1) / (np.exp2(lists.labels.max()) - 1)
@@ -194,17 +215,15 @@ def simulated(
     for documents in ranked:
         size = len(documents)
         places = np.tile(np.arange(size), (options.sessions, 1))  # [sessions, documents]
-        pairs = rng.integers(0, min(size, 10), (options.sessions, 2))
         swapped = np.flatnonzero(rng.random(options.sessions) < options.swapped)
-        places[swapped, pairs[swapped, 0]] = pairs[swapped, 1]
-        places[swapped, pairs[swapped, 1]] = pairs[swapped, 0]
-        looked = (places + 1.0) ** -options.eta
-        clicked = rng.random(places.shape) < looked * worth[documents]
-        rows.append(np.stack([np.broadcast_to(documents, places.shape), places, clicked]).reshape(3, -1))
-    document, place, clicked = np.concatenate(rows, axis=1)
-    cells, inverse = np.unique(document.astype(np.int64) * 100_000 + place, return_inverse=True)
-    counts = np.bincount(inverse), np.bincount(inverse, clicked)
-    return clicks.ClickLog(cells // 100_000, cells % 100_000, counts[0], counts[1].astype(np.int64))
+        first, second = rng.integers(0, size, (2, len(swapped)))
+        places[swapped, first], places[swapped, second] = second, first
+        clicked = rng.random(places.shape) < (places + 1.0) ** -options.eta * worth[documents]
+        cells, inverse = np.unique(np.arange(size) * size + places, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        counts = np.bincount(inverse), np.bincount(inverse, clicked.reshape(-1))
+        rows.append(np.stack([documents[cells // size], cells % size, *counts]).astype(np.int64))
+    return clicks.ClickLog(*np.concatenate(rows, axis=1))
 
 
 # --- All -------------------------------------------------------------------------------------------------------------

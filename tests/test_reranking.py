@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -206,10 +207,13 @@ def test_a_scorer_that_is_right_already_is_left_as_it_is():
     np.testing.assert_allclose(scorer.trust, [1.3, 0.7, 1.1])
 
 
-def test_numbers_are_standardised_by_the_examples_that_are_no_padding(tmp_path, eagerly):
+@pytest.mark.parametrize("called_before", [False, True])
+def test_numbers_are_standardised_by_the_examples_that_are_no_padding(called_before, tmp_path, eagerly):
     features = example_lists()
     features["example"] = features["example"] * 3 + 100 * features["mask"][..., np.newaxis].astype(np.float32)
     scorer = ListwiseScorer(CONFIG)
+    if called_before:
+        scorer(features)
     lists = batches(features, labels_by(features, 1))
     fit(scorer, tmp_path, config=dataclasses.replace(CONFIG, epochs=1), train=lists, validation=lists)
     real = features["example"][features["mask"]]
@@ -217,7 +221,29 @@ def test_numbers_are_standardised_by_the_examples_that_are_no_padding(tmp_path, 
     np.testing.assert_allclose(np.ravel(scorer.normalise.variance), real.var(axis=0), rtol=1e-2)
 
 
-LOSSES = sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"})
+def test_what_is_kept_is_the_mean_of_the_steps_and_training_goes_on_from_the_last(tmp_path, eagerly):
+    """Of a decay that TF cuts to (1 + steps) / (10 + steps), so that the first steps do not count for ever."""
+    features = example_lists()
+    lists = batches(features, labels_by(features, 1), size=32)  # two steps an epoch
+    scorer = ListwiseScorer(CONFIG, terms=0)
+    scorer(features)
+    mean, seen = reranking._RunningMean(scorer, 0.99), []
+    record = tf.keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda *_: seen.append(scorer.leave.kernel.numpy().copy())
+    )
+    scorer.compile(optimizer="adam", loss=reranking.loss_named("softmax_loss"))
+    scorer.fit(lists, epochs=2, verbose=0, callbacks=[record, *mean.callbacks()])
+    expected = seen[0]
+    for number, step in enumerate(seen[1:], start=2):
+        decay = (1 + number) / (10 + number)
+        expected = decay * expected + (1 - decay) * step
+    with mean.applied():
+        np.testing.assert_allclose(scorer.leave.kernel.numpy(), expected, rtol=1e-4)
+    np.testing.assert_array_equal(scorer.leave.kernel.numpy(), seen[-1])
+
+
+PLAIN = sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"})
+LOSSES = [*PLAIN, *(f"{name}+ndcg" for name in PLAIN if name in reranking.PAIRWISE)]
 FAST = ["softmax_loss", "approx_ndcg_loss"]
 
 
@@ -237,7 +263,39 @@ def test_every_loss_of_tf_ranking_trains(loss, tmp_path, eagerly):
     assert len(before) == len(scorer.get_weights())
 
 
-@pytest.mark.parametrize("bad", ["mse", "ordinal_loss"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_scorer_that_knows_nothing_yet_has_something_to_learn_from_every_loss(loss):
+    features = example_lists(count=16)
+    config, labels = dataclasses.replace(CONFIG, loss=loss), labels_by(features, 2)
+    tf.keras.utils.set_random_seed(0)
+    scorer = ListwiseScorer(config, terms=0)
+    with tf.GradientTape() as tape:
+        value = reranking.loss_named(loss)(labels, scorer(features))
+    gradient = tape.gradient(value, scorer.leave.kernel).numpy()
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max() > 1e-4
+
+
+def test_pairs_by_ndcg_are_those_of_lambdaloss():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.integers(0, 3, (4, 6)).astype(np.float32), rng.normal(size=(4, 6)).astype(np.float32)
+    labels[:, 0] = 2
+    labels[0, 4:] = -1  # padding
+    total = 0.0
+    for label, score in zip(labels, scores):
+        label, score = label[label >= 0], score[label >= 0]
+        rank = np.argsort(np.argsort(-score))
+        gain, discount = 2**label - 1, 1 / np.log2(np.arange(len(label) + 1) + 2)
+        ideal = np.sort(gain)[::-1] @ discount[: len(gain)]
+        for i, j in zip(*np.nonzero(label[:, np.newaxis] > label)):
+            apart = abs(rank[i] - rank[j])
+            weight = (gain[i] - gain[j]) / ideal * (discount[apart - 1] - discount[apart])
+            total += weight * np.log1p(np.exp(score[j] - score[i]))
+    found = reranking.loss_named("pairwise_logistic_loss+ndcg")(labels, scores)
+    assert float(found) == pytest.approx(total / len(labels), rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", ["mse", "ordinal_loss", "softmax_loss+ndcg"])
 def test_a_loss_that_cannot_train_one_score_an_item_is_refused_before_training(bad):
-    with pytest.raises(ValueError, match=f"approx_ndcg_loss.*got '{bad}'"):
+    with pytest.raises(ValueError, match=f"approx_ndcg_loss.*got '{re.escape(bad)}'"):
         RerankingConfig(loss=bad)

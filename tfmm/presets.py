@@ -52,13 +52,16 @@ SOURCES: dict[str, dict[str, Any]] = {
         "towers.fusion": "gated",
     },
     "letor": {
-        "reranking.epochs": 40,
-        "reranking.patience": 5,
+        "letor.members": 6,
+        "letor.losses": "softmax_loss,pairwise_logistic_loss+ndcg",
+        "reranking.epochs": 30,
+        "reranking.patience": 6,
         "reranking.batch_size": 32,
-        "reranking.width": 64,
-        "reranking.layers": 2,
-        "reranking.dropout": 0.3,
-        "reranking.noise": 0.1,
+        "reranking.width": 512,
+        "reranking.layers": 0,
+        "reranking.dropout": 0.0,
+        "reranking.noise": 0.3,
+        "reranking.averaging": 0.99,
     },
 }
 

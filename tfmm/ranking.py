@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _TREES_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
 _READ_AT_ONCE, _VALIDATED_AT_ONCE = 64, 256
-_LENGTHS = (11, 21, 41, 81, 161, 321)  # lists of like length share a batch: less padding
+_LENGTHS = (41, 81, 161, 321)  # lists of like length share a batch: less padding; few batches of few lists
 
 
 @dataclasses.dataclass(frozen=True)

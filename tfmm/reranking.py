@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ class RerankingConfig:
     """The scorer's shape and training.
 
     Attributes:
-        loss: any of TF-Ranking's, by its name there: "softmax_loss", "approx_ndcg_loss", "list_mle_loss", ...
+        loss: any of TF-Ranking's, by its name there: "softmax_loss", "approx_ndcg_loss", "list_mle_loss", ... Pairs of
+            the pairwise ones count by what their swap would change of NDCG with "+ndcg" after it.
         epochs: at most.
         patience: epochs without a better validation NDCG@10 before training stops.
         batch_size: lists a step.
@@ -34,6 +36,8 @@ class RerankingConfig:
         dropout: in the scorer.
         noise: standard deviation of what is added to the (standardised) numbers in training, so that no scorer leans on
             their exact values.
+        averaging: decay of a running mean of the weights over steps, which is what validation sees and what is kept; 0
+            keeps the weights of the last step.
         vectors: whether the scorer also reads the product of the query's and the candidate's vectors, where there are
             any; it then knows one space only, that of the towers whose lists it learned from.
     """
@@ -48,12 +52,31 @@ class RerankingConfig:
     heads: int = 2
     dropout: float = 0.2
     noise: float = 0.0
+    averaging: float = 0.0
     vectors: bool = True
 
     def __post_init__(self) -> None:
-        names = sorted(set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"})  # wants several scores
-        if self.loss not in names:
-            raise ValueError(f"Expected reranking.loss to be one of {', '.join(names)}, got {self.loss!r}.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"Expected reranking.averaging from 0 to below 1, got {self.averaging}.")
+        if self.loss not in loss_names():
+            raise ValueError(f"Expected reranking.loss to be one of {', '.join(loss_names())}, got {self.loss!r}.")
+
+
+PAIRWISE = ("pairwise_hinge_loss", "pairwise_logistic_loss", "pairwise_soft_zero_one_loss")
+_BY_NDCG = "+ndcg"
+
+
+def loss_names() -> list[str]:
+    """Returns what `RerankingConfig.loss` may be."""
+    plain = set(tfr.keras.losses.RankingLossKey.all_keys()) - {"ordinal_loss"}  # that one wants several scores
+    return sorted(plain | {name + _BY_NDCG for name in PAIRWISE})
+
+
+def loss_named(name: str) -> tf.keras.losses.Loss:
+    """Returns the loss; "+ndcg" weighs its pairs as LambdaLoss does (Wang et al. 2018, NDCG-Loss2)."""
+    plain = name.removesuffix(_BY_NDCG)
+    weight = None if plain == name else tfr.keras.losses.NDCGLambdaWeightV2()
+    return tfr.keras.losses.get(plain, **({} if weight is None else {"lambda_weight": weight}))
 
 
 class ListwiseScorer(tf.keras.Model):
@@ -75,7 +98,9 @@ class ListwiseScorer(tf.keras.Model):
         self.match = tf.keras.layers.Dense(config.width, name="match")
         self.enter = tf.keras.layers.Dense(config.width, activation="gelu", name="enter")
         self.blocks = [_ListBlock(config, name=f"block_{i}") for i in range(config.layers)]
-        self.leave = tf.keras.layers.Dense(1, kernel_initializer="zeros", name="leave")
+        # Equal scores are where TF-Ranking's logistic pairs have no gradient, so that it is nearly zero without terms.
+        start = "zeros" if terms else tf.keras.initializers.RandomNormal(stddev=1e-3)
+        self.leave = tf.keras.layers.Dense(1, kernel_initializer=start, name="leave")
         self.drop = tf.keras.layers.Dropout(config.dropout)
         self.blur = tf.keras.layers.GaussianNoise(config.noise) if config.noise else None
         self.trust = self.add_weight(name="trust", shape=[terms + 1], initializer="ones")
@@ -167,22 +192,55 @@ def fit(
     best = directory / "best.weights.h5"
     directory.mkdir(parents=True, exist_ok=True)
     curves: dict[str, list[float]] = {"loss": [], "validation ndcg@10": []}
+    mean = _RunningMean(scorer, config.averaging)
     with counter("training the reranker", total=config.epochs) as advance:
         for epoch in range(config.epochs + 1):
             if epoch:
-                curves["loss"].append(scorer.fit(train, epochs=1, verbose=0).history["loss"][-1])
+                curves["loss"].append(
+                    scorer.fit(train, epochs=1, verbose=0, callbacks=mean.callbacks()).history["loss"][-1]
+                )
                 advance(1)
-            value = scorer.evaluate(validation, verbose=0, return_dict=True)["ndcg@10"]
-            curves["validation ndcg@10"].append(float(value))
+            with mean.applied():
+                value = scorer.evaluate(validation, verbose=0, return_dict=True)["ndcg@10"]
+                curves["validation ndcg@10"].append(float(value))
+                gain = curves["validation ndcg@10"]
+                if max(gain) == gain[-1]:
+                    scorer.save_weights(best)
             log_scalars(logs, {name: values[-1] for name, values in curves.items() if values}, epoch=epoch)
             _log.info("epoch %d: validation ndcg@10 within the lists %.4f", epoch, value)
-            gain = curves["validation ndcg@10"]
-            if max(gain) == gain[-1]:
-                scorer.save_weights(best)
-            elif len(gain) - 1 - gain.index(max(gain)) >= config.patience:
+            if len(gain) - 1 - gain.index(max(gain)) >= config.patience:
                 break
     scorer.load_weights(best)
     return curves
+
+
+class _RunningMean(tf.keras.callbacks.Callback):
+    """The mean of a scorer's weights over the steps, the later the more (Polyak & Juditsky 1992), with TF's decay."""
+
+    def __init__(self, scorer: ListwiseScorer, decay: float) -> None:
+        super().__init__()
+        self._scorer, self._decay, self._steps = scorer, decay, tf.Variable(0, dtype=tf.int64)
+        self._means = tf.train.ExponentialMovingAverage(decay, num_updates=self._steps)
+
+    def callbacks(self) -> list[tf.keras.callbacks.Callback]:
+        """Returns what training has to call."""
+        return [self] if self._decay else []
+
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        """Takes the weights of one more step in."""
+        self._steps.assign_add(1)
+        self._means.apply(self._scorer.trainable_variables)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The scorer holds the means meanwhile, and then what it had."""
+        held = [(variable, variable.numpy()) for variable in self._scorer.trainable_variables]
+        if self._steps:
+            for variable, _ in held:
+                variable.assign(self._means.average(variable))
+        yield
+        for variable, value in held:
+            variable.assign(value)
 
 
 def _prepare(scorer: ListwiseScorer, config: RerankingConfig, train: tf.data.Dataset) -> None:
@@ -192,10 +250,12 @@ def _prepare(scorer: ListwiseScorer, config: RerankingConfig, train: tf.data.Dat
             if "learning_rate" not in variable.name:
                 variable.assign(tf.zeros_like(variable))
         return
-    scorer.normalise.adapt(train.map(lambda features, *_: tf.boolean_mask(features["example"], features["mask"])))
+    # [1, examples, features]: a layer that was called before sums up as many axes as it saw then.
+    real = train.map(lambda features, *_: tf.boolean_mask(features["example"], features["mask"])[tf.newaxis])
+    scorer.normalise.adapt(real)
     scorer.compile(
         optimizer=tf.keras.optimizers.AdamW(config.learning_rate, weight_decay=1e-4, clipnorm=1.0),
-        loss=tfr.keras.losses.get(config.loss),
+        loss=loss_named(config.loss),
         metrics=[tfr.keras.metrics.get("ndcg", topn=10, name="ndcg@10")],
     )
 
