@@ -171,6 +171,17 @@ def test_nothing_in_a_history_is_later_than_the_question(kind):
         assert all(times.max() <= asked for times, asked in zip(queries.times, queries.time))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_protocol_says_that_validation_stands_in_the_test_history_and_so_it_does(kind):
+    parts = split(random_dataset(9), SplitConfig(**kind))
+    assert "validation" in parts.protocol["history"]
+    wanted = {user: set(row.tolist()) for user, row in zip(parts.validation.user, parts.validation.targets)}
+    both = [
+        (wanted[user], set(row.tolist())) for user, row in zip(parts.test.user, parts.test.history) if user in wanted
+    ]
+    assert both and all(targets <= history for targets, history in both)
+
+
 def test_first_occurrences_of_a_hand_made_case():
     events = Interactions(*(np.array(c) for c in ([0, 0, 0, 1, 1], [5, 6, 5, 5, 5], [1, 2, 3, 1, 2], [0] * 5, [1] * 5)))
     assert first_occurrences(events).tolist() == [True, True, False, True, False]

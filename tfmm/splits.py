@@ -224,11 +224,16 @@ def _by_time(events: Interactions, new: np.ndarray, config: SplitConfig) -> Spli
         "validation": f"from {dates[1]}",
         "test": f"from {dates[2]}",
         "targets": _TARGETS_IN_WORDS[config.targets].format(config.max_lists),
+        "history": _HISTORY_IN_WORDS[config.targets],
     }
     rerank, validation, test = queries
     return Split(_select(events, periods == 0), _select(events, periods <= 1), rerank, validation, test, protocol)
 
 
+_HISTORY_IN_WORDS = {
+    "period": "all events of the shopper before the period (so those of validation are in the test history)",
+    "next": "all events of the shopper before the target (so those of validation, and earlier ones of the test, too)",
+}
 _TARGETS_IN_WORDS = {
     "period": "all new items of the shopper in the period, asked for with all that was done before it",
     "next": "the next new item, asked for with all that was done until then; up to {} a shopper, evenly chosen",
