@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -324,6 +325,34 @@ def test_the_best_epoch_by_validation_is_kept_and_patience_ends_training():
     found = best_epoch(lambda: 1.0, lambda: Some(next(quality)), data(), epochs=9, patience=2, name="scripted")
     assert found.scorer.number == 2 and found.settings == {"epoch": 2}
     assert len(found.curves["validation ndcg@10"]) == 4  # two without gain, and the end; the better one never comes
+
+
+ADAGRAD = (0.8 / (0.1 + 0.8**2) ** 0.5) / (0.2 / (0.1 + 0.2**2) ** 0.5)  # it begins with squares of .1
+
+
+@pytest.mark.parametrize(("optimizer", "further"), [("adam", 1.0), ("adagrad", ADAGRAD)])
+def test_adagrad_moves_what_is_seen_often_further_and_adam_all_alike(optimizer, further):
+    class Biases:
+        def __init__(self) -> None:
+            self.bias = tf.Variable(tf.zeros(shops.ITEMS))
+            self.trainable_variables = [self.bias]
+
+        def loss(self, batch):
+            return -tf.reduce_mean(tf.gather(self.bias, batch["positive"]))
+
+        def scorer(self):
+            bias = self.bias.numpy()
+            return types.SimpleNamespace(bias=bias, scores=lambda queries: np.tile(bias, (len(queries), 1)))
+
+    seen = {"user": np.zeros(10, np.int32), "positive": np.array([0] * 8 + [1] * 2, np.int32)}
+    config = TrainingConfig(epochs=1, learning_rate=0.1, optimizer=optimizer)
+    bias = train(Biases, data(), config, name="biases", examples=seen).scorer.bias
+    assert bias[0] / bias[1] == pytest.approx(further, rel=1e-3)  # gradients .8 and .2
+
+
+def test_an_optimizer_that_is_none_is_refused_by_name():
+    with pytest.raises(ValueError, match="adam, adagrad, got 'sgd'"):
+        TrainingConfig(optimizer="sgd")
 
 
 def test_training_lowers_the_loss_and_reads_every_pair_once_an_epoch():

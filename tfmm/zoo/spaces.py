@@ -68,8 +68,9 @@ Space = Mapping[str, Union[Range, Choice]]
 
 _DIM = Choice((16, 32, 64, 128))
 _LEARNING: Space = {
-    "training.learning_rate": Range(1e-3, 5e-2),
+    "training.learning_rate": Range(1e-3, 2e-1),
     "training.negatives": Choice((1, 2, 4, 8)),
+    "training.optimizer": Choice(("adam", "adagrad")),
 }
 _FACTORS: Space = {"dim": _DIM, "l2": Range(1e-5, 1e-1), **_LEARNING}
 _DROPOUT = Range(0.0, 0.6, log=False)
