@@ -233,11 +233,10 @@ class _RunningMean(tf.keras.callbacks.Callback):
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The scorer holds the means meanwhile, and then what it had."""
-        held = [(variable, variable.numpy()) for variable in self._scorer.trainable_variables]
-        if self._steps:
-            for variable, _ in held:
-                variable.assign(self._means.average(variable))
+        """The scorer holds the means meanwhile, and then what it had; before the first step nothing changes."""
+        held = [(variable, variable.numpy()) for variable in self._scorer.trainable_variables] if self._steps else []
+        for variable, _ in held:
+            variable.assign(self._means.average(variable))
         yield
         for variable, value in held:
             variable.assign(value)

@@ -37,6 +37,7 @@ def render(report: Mapping[str, Any], gallery: Sequence[GalleryRow]) -> str:
         report={**dict.fromkeys(OPTIONAL), **report},
         style=Markup((_FOLDER / "style.css").read_text(encoding="utf-8")),
         figures=key_figures(report),
+        conditions=text.conditions(report["protocol"]),
         verdicts=[_verdict(comparison) for comparison in report.get("comparisons", [])],
         primary=_PRIMARY,
         headline=headline(report, models),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from tfmm.report.text import verdict
+from tfmm.report.text import conditions, verdict
 
 _SHOWN = ("ndcg@10", "recall@10", "mrr@10", "coverage@10", "diversity@10")
 _TUNED = " (tuned)"
@@ -31,8 +32,8 @@ def comparison(found: Mapping[str, Any], console: Console) -> None:
     protocol, reference = found["protocol"], found["reference"]
     table = Table(
         title=f"{protocol['queries']} test queries of {protocol['shoppers']} shoppers, whole catalogue ranked",
-        caption=f"{_protocol(protocol)}\nA difference below what could be detected is no win. Epochs and settings were "
-        "chosen on validation."
+        caption=f"{escape(conditions(protocol))}\nA difference below what could be detected is no win. "
+        "Epochs and settings were chosen on validation."
         + (f" {_TUNED[1:]}: with settings that tfmm tune chose there." if _any_tuned(found) else ""),
     )
     table.add_column("system", no_wrap=True)
@@ -46,12 +47,6 @@ def comparison(found: Mapping[str, Any], console: Console) -> None:
         shown = name + _TUNED * ("tuned" in entry)
         table.add_row(shown, *cells, *_difference(against.get(name)), took, style="bold" if name == reference else "")
     console.print(table)
-
-
-def _protocol(protocol: Mapping[str, Any]) -> str:
-    """Returns what a figure of the table depends on: what a history holds, what is left out, how ties are broken."""
-    said = (f"{name}: {protocol[name]}" for name in ("history", "ranking") if name in protocol)
-    return ". ".join(said).replace("[", r"\[")
 
 
 def _any_tuned(found: Mapping[str, Any]) -> bool:
@@ -106,7 +101,7 @@ def _show_models(report: Mapping[str, Any], console: Console) -> None:
     protocol = report["protocol"]
     lists = "shoppers" not in protocol
     asked = "lists of documents" if lists else f"of {protocol['shoppers']} shoppers, whole catalogue ranked"
-    table = Table(title=f"{protocol['queries']} test queries {asked}", caption=_protocol(protocol))
+    table = Table(title=f"{protocol['queries']} test queries {asked}", caption=escape(conditions(protocol)))
     table.add_column("system", no_wrap=True)
     shown = _SHOWN_OF_LISTS if lists else _SHOWN
     for name in shown:

@@ -60,6 +60,17 @@ def p_value(p: float) -> str:
     return "p\u00a0<\u00a0.001" if p < 0.001 else f"p\u00a0=\u00a0{number(p, 3)}"
 
 
+def conditions(protocol: Mapping[str, Any]) -> str:
+    """Returns what a figure of a table depends on: what a history holds, what is left out, how ties are broken.
+
+    Example::
+
+        >>> conditions({"kind": "k", "history": "all before it", "ranking": "the whole catalogue"})
+        'history: all before it. ranking: the whole catalogue'
+    """
+    return ". ".join(f"{name}: {protocol[name]}" for name in ("history", "ranking") if name in protocol)
+
+
 def verdict(comparison: Mapping[str, Any]) -> tuple[str, str]:
     """Returns "above", "below" or "same", and the sentence.
 

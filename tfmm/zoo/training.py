@@ -28,7 +28,7 @@ class TrainingConfig:
         patience: epochs without a better validation NDCG@10 before training stops.
         batch_size: events a step.
         negatives: items drawn for each event, uniformly from those that could be had and the user never had.
-        learning_rate: of the optimizer; Adagrad wants ten times what Adam does.
+        learning_rate: of the optimizer.
         optimizer: "adam", which moves what is seen seldom as far as what is seen often, or "adagrad", which does not:
             where shoppers have few events, the order of popularity is most of what can be learned.
     """
